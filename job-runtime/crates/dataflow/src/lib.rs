@@ -1,0 +1,11 @@
+//! The dataflow engine: workers, batches, exchange, watermarks, barriers, keyed state and windows.
+//!
+//! Pure: no tokio, no Kafka, no files, no clock, no randomness, no thread. The runtime drives each [`worker`] by `step()` and does all I/O.
+#![deny(clippy::disallowed_methods)]
+
+pub mod graph;
+pub mod key;
+pub mod sink;
+pub mod source;
+pub mod state;
+pub mod worker;

@@ -1,0 +1,133 @@
+//! The contract between the operator and a job's pods: what the operator puts into the pod, what the pod says of itself.
+//!
+//! Serde types and constants only. It does not open ports or files.
+#![deny(clippy::disallowed_methods)]
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// Directory of the mounted ConfigMap: `job.yaml` (the StreamJob as accepted) and `settings.yaml` ([`PodSettings`]).
+pub const CONFIG_DIR: &str = "/etc/millstream";
+/// File of the StreamJob below [`CONFIG_DIR`].
+pub const JOB_FILE: &str = "job.yaml";
+/// File of the settings below [`CONFIG_DIR`].
+pub const SETTINGS_FILE: &str = "settings.yaml";
+/// Directory of the Kafka client's Secret, mounted by the kubelet: `username`, `password`, `ca.crt`, `tls.crt`, `tls.key` as present.
+pub const KAFKA_SECRET_DIR: &str = "/etc/millstream-secrets/kafka";
+/// Directory of the state volume.
+pub const STATE_DIR: &str = "/var/lib/millstream";
+/// Port of `/healthz`, `/readyz`, `/startupz` and `/metrics`.
+pub const HEALTH_PORT: u16 = 8080;
+/// Port of `/status` ([`PodStatus`] as JSON).
+pub const CONTROL_PORT: u16 = 8443;
+/// The pod writes its last error here as [`Termination`] in JSON before it exits; Kubernetes shows it as the termination message.
+pub const TERMINATION_FILE: &str = "/dev/termination-log";
+/// Layout version of [`PodSettings`], [`PodStatus`] and [`Termination`].
+pub const VERSION: u32 = 1;
+
+/// What the operator tells every pod of a job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct PodSettings {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The StreamJob's `metadata.uid`: names transactional ids and internal topics, for ever.
+    pub job_uid: String,
+    /// The revision of the spec, for logs and metrics.
+    pub revision: String,
+    /// Number of pods.
+    pub replicas: u16,
+    /// Kafka of the StreamCluster, if it names one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kafka: Option<KafkaSettings>,
+}
+
+/// Kafka of a StreamCluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct KafkaSettings {
+    /// `host:port,…`; the default of every table's `properties.bootstrap.servers`.
+    pub bootstrap_servers: String,
+    /// Client properties from the allow-list, without secrets. Defaults for every table.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub properties: BTreeMap<String, String>,
+    /// Replication factor of internal topics.
+    pub internal_topic_replication: i16,
+}
+
+/// Where a pod is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum PodPhase {
+    /// Reading the job, opening connectors, recovering state.
+    Starting,
+    /// Processing.
+    Running,
+    /// Bounded input is at its end and the last commit is made; the pod waits to be ended.
+    Finished,
+    /// The job cannot go on; the pod is about to exit.
+    Failed,
+}
+
+/// What a pod says of itself on the control port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodStatus {
+    /// [`VERSION`].
+    pub version: u32,
+    /// The revision that the pod runs.
+    pub revision: String,
+    /// Where it is.
+    pub phase: PodPhase,
+    /// Commits made by this process.
+    pub commits: u64,
+    /// Milliseconds since 1970-01-01T00:00:00Z of the last commit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_commit_ms: Option<u64>,
+    /// Rows read and written by this process.
+    pub rows_in: u64,
+    /// See `rows_in`.
+    pub rows_out: u64,
+    /// Source rows that are there and not yet read, if known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_rows: Option<u64>,
+    /// The job's watermark in milliseconds since 1970-01-01T00:00:00Z.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
+    /// Why the pod failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<Termination>,
+}
+
+/// A pod's last words.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Termination {
+    /// [`VERSION`].
+    pub version: u32,
+    /// What kind of trouble.
+    pub reason: TerminationReason,
+    /// For people: the place, what is wrong, what to do. Never a secret.
+    pub message: String,
+}
+
+/// Kinds of trouble, as condition reasons.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TerminationReason {
+    /// The job's text is wrong: nothing but an edit helps.
+    InvalidJob,
+    /// A connector cannot start: no broker, no topic, no right, no file.
+    ConnectorFailed,
+    /// A record could not be processed and the table's option is `fail`.
+    RecordFailed,
+    /// The state directory belongs to another job or cannot be read.
+    StateFailed,
+    /// A commit was refused or its outcome is unknown; the next start goes on from the log.
+    CommitFailed,
+    /// Another process of the job took over.
+    Fenced,
+    /// Asked to stop.
+    Stopped,
+    /// A bug of ours.
+    Internal,
+}
