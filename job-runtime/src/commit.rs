@@ -2,6 +2,8 @@
 //!
 //! Owns the contract; `commit/local.rs` and `commit/kafka.rs` are the forms. It decides nothing about when to commit (crate `checkpoint`).
 
+pub mod local;
+
 use dataflow::key::ShardId;
 use dataflow::sink::SinkChunk;
 use dataflow::state::ChangeBatch;

@@ -18,7 +18,12 @@ pub trait SourceFactory: Send {
     ///
     /// # Errors
     /// When it cannot be opened, or the position does not fit what is there now.
-    fn open(&self, id: &PartitionId, position: Option<SourcePosition>, wake: Wake) -> Result<Box<dyn SourcePartition>, ConnectorError>;
+    fn open(
+        &self,
+        id: &PartitionId,
+        position: Option<SourcePosition>,
+        wake: Wake,
+    ) -> Result<Box<dyn SourcePartition>, ConnectorError>;
     /// True if the source ends by itself.
     fn bounded(&self) -> bool;
     /// Total size for the progress display, if known: rows or bytes as the source counts them.

@@ -1,1 +1,7 @@
-//! Placeholder.
+//! What a commit is, decided and laid out without I/O: the commit protocol, ownership records, names, and the layout of everything that
+//! a commit log stores.
+//!
+//! Pure: no tokio, no Kafka, no files, no clock. It does not write a log (that is `job-runtime::commit`) and does not process rows.
+#![deny(clippy::disallowed_methods)]
+
+pub mod local_log;
