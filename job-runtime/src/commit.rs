@@ -2,6 +2,7 @@
 //!
 //! Owns the contract; `commit/local.rs` and `commit/kafka.rs` are the forms. It decides nothing about when to commit (crate `checkpoint`).
 
+pub mod bookkeeping;
 pub mod local;
 
 use dataflow::key::ShardId;

@@ -4,4 +4,7 @@
 //! Pure: no tokio, no Kafka, no files, no clock. It does not write a log (that is `job-runtime::commit`) and does not process rows.
 #![deny(clippy::disallowed_methods)]
 
+pub mod assignment;
+pub mod changelog;
 pub mod local_log;
+pub mod names;

@@ -1,0 +1,203 @@
+//! Source positions and sink tickets as state: changes of shard 0, so that they are durable with everything else of a commit.
+//!
+//! Owns their layout. They belong to no key and live in shard 0, key group 0.
+//!
+//! # Keys
+//! State key prefix (key group 0, `OperatorUid::POSITIONS` or `OperatorUid::TICKETS`), then `node uid u32 BE`, then the partition's name in
+//! UTF-8 (positions) or the ticket's key (tickets). The node is named by its stable uid, not its place in the graph: it survives an upgrade.
+//!
+//! # Values, version 1
+//! - position: `1 | kind u8 | rest`; kind 1 (Kafka): `partition i32 LE | next offset i64 LE | topic UTF-8`; kind 2: the connector's own bytes
+//! - ticket: `1 | the sink's own bytes`
+
+use dataflow::graph::OperatorUid;
+use dataflow::key::{KeyGroup, ShardId};
+use dataflow::source::{PartitionId, SourcePosition};
+use dataflow::state::{ChangeBatch, STATE_KEY_PREFIX, ShardStore, StateError, state_key_prefix};
+
+use crate::connector::Ticket;
+
+/// The shard that holds positions and tickets.
+pub const SHARD: ShardId = ShardId(0);
+
+const VERSION: u8 = 1;
+const KAFKA: u8 = 1;
+const OPAQUE: u8 = 2;
+const USER_KEY: usize = STATE_KEY_PREFIX + 4;
+
+/// A stored position or ticket cannot be read.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BookkeepingError {
+    /// Written by a newer release.
+    #[error("a stored {what} has layout {version}, this release reads up to {VERSION}; run the newer release, or start with --fresh")]
+    Version {
+        /// Position or ticket.
+        what: &'static str,
+        /// Its version.
+        version: u8,
+    },
+    /// The bytes do not fit the layout.
+    #[error("a stored {what} is damaged; start with --fresh")]
+    Damaged {
+        /// Position or ticket.
+        what: &'static str,
+    },
+    /// The store cannot be read.
+    #[error("{0}")]
+    Store(String),
+}
+
+impl From<StateError> for BookkeepingError {
+    fn from(error: StateError) -> Self {
+        Self::Store(error.to_string())
+    }
+}
+
+/// Adds the position of a source partition to the changes of shard 0.
+pub fn put_position(changes: &mut ChangeBatch, node: OperatorUid, partition: &PartitionId, position: &SourcePosition) {
+    changes.put(&key(OperatorUid::POSITIONS, node, partition.0.as_bytes()), &encode_position(position));
+}
+
+/// Adds a ticket to the changes of shard 0; a ticket without a value removes its key.
+pub fn put_ticket(changes: &mut ChangeBatch, node: OperatorUid, ticket: &Ticket) {
+    let key = key(OperatorUid::TICKETS, node, &ticket.key);
+    if ticket.value.is_empty() {
+        changes.delete(&key);
+    } else {
+        changes.put(&key, &[&[VERSION], ticket.value.as_slice()].concat());
+    }
+}
+
+/// All stored positions of a source node, by partition name.
+///
+/// # Errors
+/// When the store of shard 0 cannot be read, or an entry is damaged or newer.
+pub fn positions(store: &dyn ShardStore, node: OperatorUid) -> Result<Vec<(PartitionId, SourcePosition)>, BookkeepingError> {
+    let entry = |name: &[u8], value: &[u8]| {
+        let name = std::str::from_utf8(name).map_err(|_| BookkeepingError::Damaged { what: "position" })?;
+        Ok((PartitionId(name.to_owned()), decode_position(value)?))
+    };
+    entries(store, OperatorUid::POSITIONS, node, entry)
+}
+
+/// All tickets of a sink node, by key.
+///
+/// # Errors
+/// When the store of shard 0 cannot be read, or an entry is damaged or newer.
+pub fn tickets(store: &dyn ShardStore, node: OperatorUid) -> Result<Vec<Ticket>, BookkeepingError> {
+    let entry = |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value)?.to_vec() });
+    entries(store, OperatorUid::TICKETS, node, entry)
+}
+
+fn key(kind: OperatorUid, node: OperatorUid, user: &[u8]) -> Vec<u8> {
+    let mut key = Vec::with_capacity(USER_KEY + user.len());
+    state_key_prefix(KeyGroup(0), kind, &mut key);
+    key.extend_from_slice(&node.0.to_be_bytes());
+    key.extend_from_slice(user);
+    key
+}
+
+fn entries<T>(
+    store: &dyn ShardStore,
+    kind: OperatorUid,
+    node: OperatorUid,
+    mut read: impl FnMut(&[u8], &[u8]) -> Result<T, BookkeepingError>,
+) -> Result<Vec<T>, BookkeepingError> {
+    let mut out = Vec::new();
+    store.scan(&key(kind, node, b""), &mut |key, value| out.push(read(&key[USER_KEY..], value)))?;
+    out.into_iter().collect()
+}
+
+fn encode_position(position: &SourcePosition) -> Vec<u8> {
+    let mut out = vec![VERSION];
+    match position {
+        SourcePosition::Kafka { topic, partition, next_offset } => {
+            out.push(KAFKA);
+            out.extend_from_slice(&partition.to_le_bytes());
+            out.extend_from_slice(&next_offset.to_le_bytes());
+            out.extend_from_slice(topic.as_bytes());
+        }
+        SourcePosition::Opaque(bytes) => {
+            out.push(OPAQUE);
+            out.extend_from_slice(bytes);
+        }
+    }
+    out
+}
+
+fn decode_position(value: &[u8]) -> Result<SourcePosition, BookkeepingError> {
+    let damaged = || BookkeepingError::Damaged { what: "position" };
+    let (&kind, rest) = versioned("position", value)?.split_first().ok_or_else(damaged)?;
+    match kind {
+        KAFKA => {
+            let (partition, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
+            let (next_offset, topic) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+            let topic = std::str::from_utf8(topic).map_err(|_| damaged())?.to_owned();
+            let (partition, next_offset) = (i32::from_le_bytes(*partition), i64::from_le_bytes(*next_offset));
+            Ok(SourcePosition::Kafka { topic, partition, next_offset })
+        }
+        OPAQUE => Ok(SourcePosition::Opaque(rest.to_vec())),
+        _ => Err(damaged()),
+    }
+}
+
+fn versioned<'a>(what: &'static str, value: &'a [u8]) -> Result<&'a [u8], BookkeepingError> {
+    match value.split_first() {
+        Some((&VERSION, rest)) => Ok(rest),
+        Some((&version, _)) if version > VERSION => Err(BookkeepingError::Version { what, version }),
+        Some(_) | None => Err(BookkeepingError::Damaged { what }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::rocks::{RocksConfig, RocksDatabases};
+    use dataflow::state::LogOffset;
+    use proptest::prelude::*;
+
+    fn any_position() -> impl Strategy<Value = SourcePosition> {
+        prop_oneof![
+            (any::<String>(), any::<i32>(), any::<i64>())
+                .prop_map(|(topic, partition, next_offset)| SourcePosition::Kafka { topic, partition, next_offset }),
+            any::<Vec<u8>>().prop_map(SourcePosition::Opaque),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn any_position_comes_back_and_no_damage_panics(position in any_position(), cut in 0usize..40) {
+            let bytes = encode_position(&position);
+            prop_assert_eq!(decode_position(&bytes), Ok(position));
+            let _ = decode_position(&bytes[..cut.min(bytes.len())]);
+        }
+    }
+
+    #[test]
+    fn positions_and_tickets_of_one_node_are_found_and_others_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut store = RocksDatabases::new(dir.path(), RocksConfig::default()).unwrap().open(SHARD).unwrap();
+        let (a, b) = (OperatorUid(20), OperatorUid(21));
+        let name = |n: &str| PartitionId(n.to_owned());
+        let kafka = SourcePosition::Kafka { topic: "flights".into(), partition: 3, next_offset: 77 };
+        let mut changes = ChangeBatch::new();
+        put_position(&mut changes, a, &name("flights-3"), &kafka);
+        put_position(&mut changes, a, &name("flights-1"), &SourcePosition::Opaque(vec![1, 2]));
+        put_position(&mut changes, b, &name("flights-9"), &kafka);
+        let ticket = |key: &[u8], value: &[u8]| Ticket { key: key.to_vec(), value: value.to_vec() };
+        put_ticket(&mut changes, a, &ticket(b"w0", b"part-1:17"));
+        put_ticket(&mut changes, a, &ticket(b"w1", b"gone"));
+        put_ticket(&mut changes, a, &ticket(b"w1", b""));
+        store.apply(&changes, LogOffset(1)).unwrap();
+        let found = positions(&store, a).unwrap();
+        assert_eq!(found, [(name("flights-1"), SourcePosition::Opaque(vec![1, 2])), (name("flights-3"), kafka)]);
+        assert_eq!(tickets(&store, a).unwrap(), [ticket(b"w0", b"part-1:17")]);
+        assert_eq!(tickets(&store, b).unwrap(), []);
+    }
+
+    #[test]
+    fn a_newer_layout_is_refused_by_name() {
+        let error = decode_position(&[2, 1]).unwrap_err();
+        assert_eq!(error, BookkeepingError::Version { what: "position", version: 2 });
+    }
+}
