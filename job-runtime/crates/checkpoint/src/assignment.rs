@@ -56,7 +56,8 @@ impl Assignment {
     /// The first assignment of a job: shards in contiguous ranges of nearly equal size.
     pub fn first(shards: u16, pods: u16) -> Self {
         let edge = |pod: u16| (u32::from(pod) * u32::from(shards) / u32::from(pods)) as u16;
-        let share = |ordinal| PodShare { ordinal, shards: single_range(edge(ordinal), edge(ordinal + 1)), sources: Vec::new() };
+        let share =
+            |ordinal| PodShare { ordinal, shards: single_range(edge(ordinal), edge(ordinal + 1)), sources: Vec::new() };
         Self { number: 1, shards, pods: (0..pods).map(share).collect() }
     }
 
@@ -141,7 +142,8 @@ fn single_range(start: u16, end: u16) -> Vec<Range<u16>> {
 
 fn take_pod(rest: &mut &[u8]) -> Result<PodShare, AssignmentError> {
     let (ordinal, ranges) = (take_u16(rest)?, take_u16(rest)?);
-    let shards = (0..ranges).map(|_| Ok(take_u16(rest)?..take_u16(rest)?)).collect::<Result<Vec<_>, AssignmentError>>()?;
+    let shards =
+        (0..ranges).map(|_| Ok(take_u16(rest)?..take_u16(rest)?)).collect::<Result<Vec<_>, AssignmentError>>()?;
     let count = u32::from_le_bytes(take(rest)?);
     // Collected one by one: a count is not trusted with memory.
     let mut sources = Vec::new();

@@ -6,5 +6,6 @@
 
 pub mod assignment;
 pub mod changelog;
+pub mod commit;
 pub mod local_log;
 pub mod names;
