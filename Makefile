@@ -1,0 +1,63 @@
+# `make` prints what there is. Everything built lies outside the checkout, so that a second clone is fast.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+MAKEFLAGS += --no-print-directory
+
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream
+export CARGO_TARGET_DIR ?= $(CACHE)/target
+# A fully optimised build. The dependencies always are (see Cargo.toml), so this only compiles our own crates again.
+OPT := CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false CARGO_PROFILE_DEV_OVERFLOW_CHECKS=false
+
+# Always `--workspace` with the targets named, never `-p`: a package that is built alone gets other features of the dependencies, and
+# with them another build of most of them.
+
+help: ## print this
+	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: ## install what is missing, then run the main job on real data: flights.csv, delay per airport and hour
+	@e2e/lab/setup build
+	@cargo build --workspace --bin millstream
+	@$(CARGO_TARGET_DIR)/debug/millstream run examples/flights/delays.yaml
+
+test: ## everything: checks, unit tests, then tests on real Kafka, S3 and Kubernetes (under 25 minutes with warm caches)
+	@e2e/run all
+
+check: ## format, lint, spelling, licences, generated files, unit tests; writes nothing and needs no server
+	@e2e/run check
+
+fix: ## format, apply the lints' and the spelling's suggestions, write the generated files again
+	@e2e/lab/setup tools
+	@cargo fmt --all
+	@cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+	@$(CACHE)/programs/tools/bin/typos --write-changes
+	@$(MAKE) generate
+
+lab: ## start real Kafka, S3 and Kubernetes for trying things by hand; prints the environment to use
+	@e2e/lab/up
+
+lab-down: ## end them and remove their data
+	@e2e/lab/down
+
+e2e: ## the tests that need the lab, against what runs or is named by KAFKA_BOOTSTRAP_SERVERS and KUBECONFIG
+	@e2e/run e2e
+
+bench: ## measure; prints a table and writes docs/src/benchmarks.md
+	@e2e/lab/setup build kafka
+	@$(OPT) cargo build --workspace --bin millstream
+	@bench/run
+
+images: ## build the images millstream and millstream-operator as OCI archives, without a container engine
+	@e2e/lab/setup build
+	@$(OPT) cargo build --workspace --bin millstream --bin millstream-operator
+	@images/build
+
+generate: ## write the CRDs, the chart's copy of them and the reference pages again
+	@cargo build --workspace --bin generate
+	@$(CARGO_TARGET_DIR)/debug/generate
+
+docs: ## build the book
+	@e2e/lab/setup tools
+	@$(CACHE)/programs/tools/bin/mdbook build docs --dest-dir $(CACHE)/book
+	@echo "$(CACHE)/book/index.html"
+
+.PHONY: help demo test check fix lab lab-down e2e bench images generate docs
