@@ -90,6 +90,8 @@ fn closure(name: &str) -> BTreeSet<String> {
             "--package",
             name,
         ])
+        // With the features of the whole workspace unified, the tree would be that of the whole workspace.
+        .env_remove("CARGO_RESOLVER_FEATURE_UNIFICATION")
         .current_dir(root())
         .output()
         .expect("cargo runs");

@@ -1,3 +1,5 @@
+//! Promises of the local commit log over restarts and torn writes. Does not start the runtime.
+
 use super::*;
 use crate::state::rocks::{RocksConfig, RocksDatabases};
 use dataflow::worker::CommitId;

@@ -1,3 +1,5 @@
+//! What a sequence of the protocol's inputs promises, message by message. Does no I/O.
+
 use super::*;
 use proptest::prelude::*;
 
