@@ -1,0 +1,152 @@
+//! `make bench`: Nexmark in process, Kafka → Kafka exactly once, idle memory, latency at half load; prints a table and writes the book's page.
+//!
+//! Runs the optimised `millstream` binary as users do. Absolute times are of this machine; ratios within one run are what counts.
+#![expect(clippy::print_stdout, reason = "a command line program")]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context;
+use e2e::bench::job::{self, RunReport, Runner};
+use e2e::bench::report::{Row, table};
+use e2e::bench::kafka;
+
+const NEXMARK_EVENTS: u64 = 20_000_000;
+const KAFKA_RECORDS: u64 = 5_000_000;
+const PARTITIONS: u64 = 2;
+const LATENCY_RATE: u64 = 100_000;
+
+/// Floors in millions of records per CPU-second, by work.
+fn floor(name: &str) -> &'static str {
+    match name {
+        "q0" => "3.0",
+        "q5-like" => "1.5",
+        "kafka-q0" => "0.4",
+        "kafka-count" => "0.8",
+        _ => "",
+    }
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<()> {
+    let binary = PathBuf::from(std::env::args().nth(1).context("usage: bench PATH-OF-MILLSTREAM [PAGE-TO-WRITE]")?);
+    let page = std::env::args().nth(2).map(PathBuf::from);
+    let dir = tempfile::tempdir()?;
+    let runner = Runner::new(&binary, dir.path());
+    let mut rows = nexmark(&runner)?;
+    let mut latency = None;
+    match std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
+        Ok(bootstrap) => {
+            rows.extend(kafka_rows(&runner, &bootstrap).await?);
+            latency = Some(latency_lines(&runner, &bootstrap).await?);
+        }
+        Err(_) => println!("KAFKA_BOOTSTRAP_SERVERS is not set: no Kafka rows."),
+    }
+    let idle = idle_rss(&runner)?;
+    let text = format!(
+        "{}\nIdle RSS (a job that waits for input): {idle} MiB (floor: at most 64).\n{}",
+        table(&rows),
+        latency.unwrap_or_default()
+    );
+    println!("{text}");
+    if let Some(page) = page {
+        std::fs::write(&page, format!("{}\n{text}", heading()?)).with_context(|| page.display().to_string())?;
+    }
+    Ok(())
+}
+
+fn heading() -> anyhow::Result<String> {
+    let cpu = std::fs::read_to_string("/proc/cpuinfo")?;
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name\t: ")).unwrap_or("unknown").to_owned();
+    let cores = std::thread::available_parallelism()?;
+    Ok(format!(
+        "# Benchmarks\n\nWritten by `make bench`; do not edit. Machine: {model}, {cores} cores, shared with the broker and the load generator, so look at records per\nCPU-second of the job's process (user and system time of all its threads, start included) rather than at the clock. One worker thread.\n\n\
+         Nexmark: generator in process, {NEXMARK_EVENTS} events of which 46 in 50 are bids (records in), blackhole sink. Kafka: {KAFKA_RECORDS} JSON records of about 95\nbytes in {PARTITIONS} partitions, lz4, one broker, exactly once, commit interval 50 ms.\n"
+    ))
+}
+
+fn row(name: &str, what: &str, report: &RunReport) -> Row {
+    let millions = |seconds: f64| format!("{:.2}", report.rows_in as f64 / seconds / 1e6);
+    let ms = |value: Option<f64>| value.map_or("–".into(), |ms| format!("{ms:.1}"));
+    Row {
+        work: format!("{name}: {what}"),
+        cells: vec![
+            report.rows_in.to_string(),
+            millions(report.seconds),
+            millions(report.cpu_seconds),
+            floor(name).to_owned(),
+            (report.peak_rss_bytes / (1 << 20)).to_string(),
+            ms(report.commit_p50_ms),
+            ms(report.commit_p99_ms),
+            ms(report.start_to_first_commit_ms),
+        ],
+    }
+}
+
+fn nexmark(runner: &Runner) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, what, query) in job::NEXMARK {
+        let report = runner.run(&format!("nexmark-{name}"), &format!("{}{query}", job::bids(NEXMARK_EVENTS)))?;
+        rows.push(row(name, what, &report));
+        println!("{name}: {:.2} M/s", report.rows_in as f64 / report.seconds / 1e6);
+    }
+    Ok(rows)
+}
+
+async fn kafka_rows(runner: &Runner, bootstrap: &str) -> anyhow::Result<Vec<Row>> {
+    let run = std::process::id();
+    let input = format!("bench-{run}-in");
+    kafka::create_topics(bootstrap, &[&input], PARTITIONS as i32).await?;
+    kafka::fill(bootstrap, &input, KAFKA_RECORDS, PARTITIONS)?;
+    let mut rows = Vec::new();
+    for (name, what, query) in job::KAFKA {
+        let output = format!("bench-{run}-{name}");
+        kafka::create_topics(bootstrap, &[&output], PARTITIONS as i32).await?;
+        let sql = query
+            .replace("{source}", &job::kafka_source(bootstrap, &input, true))
+            .replace("{sink}", &job::kafka_sink(bootstrap, &output));
+        let report = runner.run(name, &sql)?;
+        println!("{name}: {:.2} M records per CPU-second", report.rows_in as f64 / report.cpu_seconds / 1e6);
+        rows.push(row(name, what, &report));
+    }
+    Ok(rows)
+}
+
+async fn latency_lines(runner: &Runner, bootstrap: &str) -> anyhow::Result<String> {
+    let run = std::process::id();
+    let (input, output) = (format!("bench-{run}-latency-in"), format!("bench-{run}-latency-out"));
+    kafka::create_topics(bootstrap, &[&input, &output], PARTITIONS as i32).await?;
+    let query = job::KAFKA[0].2;
+    let sql = query
+        .replace("{source}", &job::kafka_source(bootstrap, &input, false))
+        .replace("{sink}", &job::kafka_sink(bootstrap, &output));
+    let running = runner.start("latency", &sql)?;
+    let (from, to) = (bootstrap.to_owned(), bootstrap.to_owned());
+    let feeder = tokio::task::spawn_blocking(move || kafka::feed(&from, &input, LATENCY_RATE, PARTITIONS, Duration::from_secs(20)));
+    let reader =
+        tokio::task::spawn_blocking(move || kafka::latencies(&to, &output, Duration::from_secs(6), Duration::from_secs(20)));
+    let sent = feeder.await??;
+    let histogram = reader.await??;
+    let (cpu, rss) = (running.cpu()?, running.resident_bytes()? / (1 << 20));
+    let ms = |quantile: f64| histogram.value_at_quantile(quantile) as f64 / 1000.0;
+    Ok(format!(
+        "End to end (produced to readable by a `read_committed` reader) at {LATENCY_RATE} records/s, pass-through, {} records seen of {sent} sent: p50 {:.1} ms, p99 {:.1} ms\n(floor: p99 at most 200 ms); the job used {:.1} s of CPU and {rss} MiB.\n",
+        histogram.len(),
+        ms(0.5),
+        ms(0.99),
+        cpu.as_secs_f64(),
+    ))
+}
+
+fn idle_rss(runner: &Runner) -> anyhow::Result<u64> {
+    let sql = "CREATE TABLE src (n BIGINT) WITH ('connector' = 'datagen', 'rows-per-second' = '1');
+               CREATE TABLE out (n BIGINT) WITH ('connector' = 'blackhole');
+               INSERT INTO out SELECT n FROM src;";
+    let running = runner.start("idle", sql)?;
+    let mut peak = 0;
+    for _ in 0..50 {
+        std::thread::sleep(Duration::from_millis(100));
+        peak = peak.max(running.resident_bytes()?);
+    }
+    Ok(peak / (1 << 20))
+}
