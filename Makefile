@@ -43,7 +43,7 @@ e2e: ## the tests that need the lab, against what runs or is named by KAFKA_BOOT
 
 bench: ## measure; prints a table and writes docs/src/benchmarks.md
 	@e2e/lab/setup build kafka
-	@$(OPT) cargo build --workspace --bin millstream
+	@$(OPT) cargo build --workspace --bin millstream --bin bench
 	@bench/run
 
 images: ## build the images millstream and millstream-operator as OCI archives, without a container engine
