@@ -4,4 +4,5 @@
 
 pub mod commit;
 pub mod connector;
+pub mod format;
 pub mod state;
