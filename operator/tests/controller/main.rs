@@ -1,0 +1,6 @@
+//! Promises of the controller that need no cluster: what it decides, what it builds, what its status means to others.
+
+mod build;
+mod decide;
+mod fixtures;
+mod kstatus;
