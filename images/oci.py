@@ -74,6 +74,14 @@ def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
+def full_name(ref):
+    """The name as container engines keep it: a name without a host gets the one that they would add."""
+    first = ref.split("/")[0]
+    if "/" in ref and ("." in first or ":" in first or first == "localhost"):
+        return ref
+    return "docker.io/" + (ref if "/" in ref else "library/" + ref)
+
+
 def canonical(value):
     return json.dumps(value, separators=(",", ":"), sort_keys=True).encode()
 
@@ -114,7 +122,7 @@ def write(options, layer):
     }
     manifest_blob = blob("manifest.v1+json", canonical(manifest))
     manifest_blob["annotations"] = {
-        "io.containerd.image.name": options.ref,
+        "io.containerd.image.name": full_name(options.ref),
         "org.opencontainers.image.ref.name": options.ref.rsplit(":", 1)[1],
     }
     index = {"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": [manifest_blob]}

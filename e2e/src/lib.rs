@@ -1,3 +1,7 @@
-//! Everything that runs against real parts: the lab's helpers for tests, and the benchmark. No product code.
+//! Everything that runs against real parts: what the tests on a real Kafka and a real Kubernetes share, and the benchmark. No product
+//! code.
 
 pub mod bench;
+pub mod cluster;
+pub mod flights;
+pub mod kafka;

@@ -1,0 +1,262 @@
+//! Promises on a real Kubernetes with a real Kafka: what a user does with Helm and kubectl, and what comes out of the output topic.
+//!
+//! Needs KUBECONFIG and KAFKA_BOOTSTRAP_SERVERS, kubectl and helm, and the images on the nodes: `make e2e` sees to all of it.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use e2e::cluster::{Namespace, required, run};
+use e2e::flights::{self, Flight};
+use e2e::kafka::{self, Reader};
+
+const PARTITIONS: i32 = 3;
+const RELEASE: &str = "millstream";
+const SYSTEM: &str = "millstream-system";
+
+/// Installs the operator by Helm, once for all tests of this process.
+fn install() {
+    static DONE: OnceLock<()> = OnceLock::new();
+    DONE.get_or_init(|| {
+        required().unwrap();
+        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/millstream");
+        let chart = chart.to_str().expect("the checkout's path is UTF-8");
+        let mut arguments = vec!["upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--create-namespace"];
+        arguments.extend(["--wait", "--timeout", "120s"]);
+        if let Err(error) = run("helm", &arguments) {
+            let pods = run("kubectl", &["--namespace", SYSTEM, "get", "pods", "-o", "wide"]).unwrap_or_default();
+            let events = run("kubectl", &["--namespace", SYSTEM, "get", "events"]).unwrap_or_default();
+            let logs = ["--namespace", SYSTEM, "logs", "--selector=app.kubernetes.io/component=operator", "--tail=40"];
+            let logs = run("kubectl", &logs).unwrap_or_default();
+            panic!("{error:#}\n{pods}\n{events}\n{logs}");
+        }
+    });
+}
+
+/// The topics of one test, deleted at its end with those that the job made for itself.
+struct Topics {
+    input: String,
+    output: String,
+}
+
+impl Topics {
+    fn new(runtime: &tokio::runtime::Runtime, namespace: &str) -> Self {
+        let topics = Self { input: format!("{namespace}-flights"), output: format!("{namespace}-delays") };
+        runtime.block_on(kafka::create_topics(&[(&topics.input, PARTITIONS), (&topics.output, 2)])).unwrap();
+        topics
+    }
+
+    /// A StreamCluster, and a StreamJob that writes the delays per airport and hour.
+    fn resources(&self, sql: &str) -> String {
+        format!(
+            r#"
+apiVersion: millstream.io/v1alpha1
+kind: StreamCluster
+metadata: {{name: main}}
+spec:
+  kafka:
+    bootstrapServers: {bootstrap}
+    internalTopics: {{replicationFactor: 1}}
+  defaults:
+    resources: {{requests: {{cpu: 100m, memory: 256Mi}}, limits: {{memory: 1Gi}}}}
+---
+apiVersion: millstream.io/v1alpha1
+kind: StreamJob
+metadata: {{name: flights}}
+spec:
+  clusterRef: {{name: main}}
+  shards: 4
+  sql: |
+{sql}
+"#,
+            bootstrap = kafka::bootstrap_of_pods().unwrap(),
+            sql = sql.trim().lines().map(|line| format!("    {line}\n")).collect::<String>(),
+        )
+    }
+
+    fn sql(&self) -> String {
+        format!(
+            "CREATE TABLE flights (
+  origin STRING, carrier STRING, flight INT, dep_delay DOUBLE, time_hour TIMESTAMP(3),
+  WATERMARK FOR time_hour AS time_hour - INTERVAL '2' DAY
+) WITH ('connector' = 'kafka', 'topic' = '{}', 'scan.startup.mode' = 'earliest-offset', 'format' = 'json');
+CREATE TABLE delays (
+  origin STRING, `hour` TIMESTAMP(3), departures BIGINT, mean_delay DOUBLE, worst_delay DOUBLE
+) WITH ('connector' = 'kafka', 'topic' = '{}', 'format' = 'json');
+INSERT INTO delays
+SELECT origin, window_start, COUNT(dep_delay), AVG(dep_delay), MAX(dep_delay)
+FROM TABLE(TUMBLE(TABLE flights, DESCRIPTOR(time_hour), INTERVAL '1' HOUR))
+GROUP BY origin, window_start, window_end;",
+            self.input, self.output
+        )
+    }
+
+    /// Writes flights, each airline's into one partition, so that no partition is in the order of the others.
+    fn send(&self, flights: &[Flight]) {
+        let partition =
+            |flight: &Flight| i32::try_from(flight.carrier.bytes().map(u32::from).sum::<u32>() % 3).unwrap();
+        kafka::produce(&self.input, flights.iter().map(|f| (partition(f), f.record()))).unwrap();
+    }
+
+    fn close(&self) {
+        kafka::produce(&self.input, (0..PARTITIONS).map(|p| (p, Flight::closing().record()))).unwrap();
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Runtime::new().unwrap()
+}
+
+/// Ready of this process: the condition of the StreamJob may be one from before a kill.
+fn wait_for_new_pod(namespace: &Namespace, old: &str) {
+    namespace
+        .until("a new pod Ready", Duration::from_secs(90), || {
+            let new = namespace.get("pod/flights-0", "{.metadata.uid}")?;
+            let ready = namespace.get("pod/flights-0", "{.status.conditions[?(@.type==\"Ready\")].status}")?;
+            Ok((new != old && ready == "True").then_some(()))
+        })
+        .unwrap();
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn a_job_survives_the_loss_of_its_pod_with_every_row_exactly_once() {
+    install();
+    let runtime = runtime();
+    let namespace = Namespace::new("e2e-flights").unwrap();
+    let topics = Topics::new(&runtime, &namespace.name);
+    let all = flights::read().unwrap();
+    let want = flights::oracle(&all);
+    // In four parts: before each loss of the pod there is work, and after each loss there is more.
+    let parts: Vec<&[Flight]> = all.chunks(all.len().div_ceil(4)).collect();
+    topics.send(parts[0]);
+    namespace.apply(&topics.resources(&topics.sql())).unwrap();
+    namespace.wait_for("streamjob/flights", "condition=Ready", Duration::from_secs(90)).unwrap();
+    let mut reader = Reader::new(&topics.output).unwrap();
+    reader.until("a first row", Duration::from_secs(60), |rows| !rows.is_empty()).unwrap_or_else(|error| {
+        panic!("{error:#}\n{}", namespace.describe());
+    });
+    for part in &parts[1..] {
+        let old = namespace.get("pod/flights-0", "{.metadata.uid}").unwrap();
+        topics.send(&part[..part.len() / 2]);
+        namespace.kubectl(&["delete", "pod", "flights-0", "--force", "--grace-period=0"]).unwrap();
+        topics.send(&part[part.len() / 2..]);
+        wait_for_new_pod(&namespace, &old);
+        let before = reader.records.len();
+        reader.until("a row after the loss", Duration::from_secs(60), |rows| rows.len() > before).unwrap_or_else(
+            |error| {
+                panic!("{error:#}\n{}", namespace.describe());
+            },
+        );
+    }
+    topics.close();
+    let complete = reader.until("all rows", Duration::from_secs(90), |rows| rows.len() >= want.len());
+    reader.to_end().unwrap();
+    let wrong = flights::differences(&flights::answer(&reader.records).unwrap(), &want);
+    assert!(complete.is_ok() && wrong.is_empty(), "{}\n{}", wrong.join("\n"), namespace.describe());
+    namespace.wait_for("streamjob/flights", "condition=Ready", Duration::from_secs(30)).unwrap();
+    nothing_is_left_after_deletion(&namespace);
+    runtime.block_on(kafka::delete_topics(&namespace.name)).unwrap();
+}
+
+fn nothing_is_left_after_deletion(namespace: &Namespace) {
+    namespace.kubectl(&["delete", "streamjob", "flights", "--timeout=90s"]).unwrap();
+    let kinds = "statefulset,pod,service,configmap,pvc,poddisruptionbudget,networkpolicy,secret";
+    namespace
+        .until("nothing of the job left", Duration::from_secs(60), || {
+            let left = namespace.kubectl(&["get", kinds, "--selector=millstream.io/job=flights", "-o", "name"])?;
+            anyhow::ensure!(left.trim().is_empty(), "{left}");
+            Ok(Some(()))
+        })
+        .unwrap();
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn a_wrong_job_is_refused_by_the_api_server_or_says_why_within_ten_seconds() {
+    install();
+    let runtime = runtime();
+    let namespace = Namespace::new("e2e-wrong").unwrap();
+    let topics = Topics::new(&runtime, &namespace.name);
+    let both =
+        topics.resources("SELECT 1").replace("  sql: |", "  sqlFrom: {configMapKeyRef: {name: a, key: b}}\n  sql: |");
+    let refusal = namespace.apply(&both).unwrap_err().to_string();
+    assert!(refusal.contains("write exactly one of spec.sql and spec.sqlFrom"), "{refusal}");
+    let many = topics.resources(&topics.sql()).replace("shards: 4", "shards: 4\n  replicas: 2");
+    let refusal = namespace.apply(&many).unwrap_err().to_string();
+    assert!(refusal.contains("spec.replicas"), "{refusal}");
+
+    let begin = Instant::now();
+    namespace.apply(&topics.resources(&topics.sql().replace("COUNT(dep_delay)", "COUNT(dep_delya)"))).unwrap();
+    let message = namespace
+        .until("the reason in the condition", Duration::from_secs(30), || {
+            let stalled = namespace.get("streamjob/flights", "{.status.conditions[?(@.type==\"Stalled\")].status}")?;
+            let message = namespace.get("streamjob/flights", "{.status.conditions[?(@.type==\"Stalled\")].message}")?;
+            Ok((stalled == "True").then_some(message))
+        })
+        .unwrap();
+    let took = begin.elapsed();
+    assert!(message.contains("dep_delya"), "the message does not name the column: {message}");
+    assert!(took < Duration::from_secs(10), "the reason came after {took:?}");
+    let ready = namespace.get("streamjob/flights", "{.status.conditions[?(@.type==\"Ready\")].status}").unwrap();
+    assert_eq!(ready, "False");
+    nothing_is_left_after_deletion(&namespace);
+    runtime.block_on(kafka::delete_topics(&namespace.name)).unwrap();
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn a_suspended_job_has_no_pod_and_goes_on_where_it_was() {
+    install();
+    let runtime = runtime();
+    let namespace = Namespace::new("e2e-suspend").unwrap();
+    let topics = Topics::new(&runtime, &namespace.name);
+    let all = flights::read().unwrap();
+    let (first, rest) = all.split_at(all.len() / 2);
+    topics.send(first);
+    namespace.apply(&topics.resources(&topics.sql())).unwrap();
+    namespace.wait_for("streamjob/flights", "condition=Ready", Duration::from_secs(90)).unwrap();
+    let mut reader = Reader::new(&topics.output).unwrap();
+    reader.until("a first row", Duration::from_secs(60), |rows| !rows.is_empty()).unwrap();
+    let state = |state: &str| {
+        let patch = format!("{{\"spec\":{{\"state\":\"{state}\"}}}}");
+        namespace.kubectl(&["patch", "streamjob", "flights", "--type=merge", "--patch", &patch]).unwrap();
+    };
+    state("Suspended");
+    namespace
+        .until("no pod", Duration::from_secs(60), || {
+            let pods = namespace.kubectl(&["get", "pods", "-o", "name"])?;
+            let phase = namespace.get("streamjob/flights", "{.status.phase}")?;
+            Ok((pods.trim().is_empty() && phase == "Suspended").then_some(()))
+        })
+        .unwrap();
+    topics.send(rest);
+    topics.close();
+    state("Running");
+    let want = flights::oracle(&all);
+    let complete = reader.until("all rows", Duration::from_secs(90), |rows| rows.len() >= want.len());
+    reader.to_end().unwrap();
+    let wrong = flights::differences(&flights::answer(&reader.records).unwrap(), &want);
+    assert!(complete.is_ok() && wrong.is_empty(), "{}\n{}", wrong.join("\n"), namespace.describe());
+    nothing_is_left_after_deletion(&namespace);
+    runtime.block_on(kafka::delete_topics(&namespace.name)).unwrap();
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn the_operator_has_no_right_to_secrets_and_pods_hold_no_token() {
+    install();
+    let account =
+        run("kubectl", &["--namespace", SYSTEM, "get", "pods", "-o", "jsonpath={.items[0].spec.serviceAccountName}"])
+            .unwrap();
+    let user = format!("--as=system:serviceaccount:{SYSTEM}:{account}");
+    let mut allowed = BTreeSet::new();
+    for verb in ["get", "list", "watch", "create", "update", "delete"] {
+        // `auth can-i` ends with an error when the answer is no.
+        if run("kubectl", &["auth", "can-i", verb, "secrets", &user, "--namespace", "default"]).is_ok() {
+            allowed.insert(verb);
+        }
+    }
+    assert!(allowed.is_empty(), "the operator may {allowed:?} secrets");
+}
