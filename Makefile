@@ -44,12 +44,7 @@ e2e: ## the tests that need the lab, against what runs or is named by KAFKA_BOOT
 bench: ## measure; prints a table and writes docs/src/benchmarks.md
 	@e2e/lab/setup build kafka
 	@$(OPT) cargo build --workspace --bin millstream --bin bench
-<<<<<<< HEAD
 	@bench/run
-=======
-	@export KAFKA_BOOTSTRAP_SERVERS=$${KAFKA_BOOTSTRAP_SERVERS:-$$(e2e/lab/kafka-up)}; \
-	  $(CARGO_TARGET_DIR)/debug/bench $(CARGO_TARGET_DIR)/debug/millstream docs/src/benchmarks.md
->>>>>>> 4c1497f (Tests on a real cluster and a real Kafka, with the sample data and an oracle of their own)
 
 images: ## build the images millstream and millstream-operator as OCI archives, without a container engine
 	@e2e/lab/setup build

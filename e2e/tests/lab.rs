@@ -105,6 +105,7 @@ fn s3(arguments: &[&str], path: &str) -> String {
             "--aws-sigv4",
             &sign,
         ])
+        .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
         .args(arguments)
         .arg(&url)
         .output()

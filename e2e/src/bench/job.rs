@@ -115,7 +115,9 @@ impl Drop for Job {
 
 fn job_text(name: &str, sql: &str) -> String {
     let sql: String = sql.trim().lines().map(|line| format!("    {}\n", line.trim())).collect();
-    format!("apiVersion: millstream.io/v1alpha1\nkind: StreamJob\nmetadata:\n  name: {name}\nspec:\n  commitInterval: 50ms\n  sql: |\n{sql}")
+    format!(
+        "apiVersion: millstream.io/v1alpha1\nkind: StreamJob\nmetadata:\n  name: {name}\nspec:\n  commitInterval: 50ms\n  sql: |\n{sql}"
+    )
 }
 
 /// The Nexmark bids of a sequence of `events` events, as a table.
@@ -199,5 +201,7 @@ pub fn kafka_source(bootstrap: &str, topic: &str, bounded: bool) -> String {
 
 /// Options of a Kafka sink on `topic`.
 pub fn kafka_sink(bootstrap: &str, topic: &str) -> String {
-    format!("'connector' = 'kafka', 'topic' = '{topic}', 'properties.bootstrap.servers' = '{bootstrap}', 'format' = 'json'")
+    format!(
+        "'connector' = 'kafka', 'topic' = '{topic}', 'properties.bootstrap.servers' = '{bootstrap}', 'format' = 'json'"
+    )
 }

@@ -30,7 +30,8 @@ fn config(bootstrap: &str) -> ClientConfig {
 /// When the broker refuses.
 pub async fn create_topics(bootstrap: &str, topics: &[&str], partitions: i32) -> anyhow::Result<()> {
     let admin: AdminClient<DefaultClientContext> = config(bootstrap).create()?;
-    let new: Vec<NewTopic> = topics.iter().map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1))).collect();
+    let new: Vec<NewTopic> =
+        topics.iter().map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1))).collect();
     for result in admin.create_topics(&new, &AdminOptions::new()).await? {
         result.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
     }
@@ -64,7 +65,8 @@ fn send(producer: &BaseProducer, topic: &str, partition: i32, payload: &str) -> 
 pub fn fill(bootstrap: &str, topic: &str, records: u64, partitions: u64) -> anyhow::Result<()> {
     let producer = producer(bootstrap, "20")?;
     for i in 0..records {
-        let payload = format!("{{\"k\":\"k{}\",\"v\":{i},\"ts\":{},\"pad\":\"{PAD}\"}}", i * 7919 % KEYS, 1_700_000_000_000 + i);
+        let payload =
+            format!("{{\"k\":\"k{}\",\"v\":{i},\"ts\":{},\"pad\":\"{PAD}\"}}", i * 7919 % KEYS, 1_700_000_000_000 + i);
         send(&producer, topic, (i / 500 % partitions) as i32, &payload)?;
         if i % 10_000 == 0 {
             producer.poll(Duration::ZERO);
@@ -84,7 +86,8 @@ pub fn feed(bootstrap: &str, topic: &str, rate: u64, partitions: u64, length: Du
     while start.elapsed() < length {
         let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
         while sent < due {
-            let payload = format!("{{\"k\":\"k{}\",\"v\":{sent},\"ts\":{},\"pad\":\"{PAD}\"}}", sent * 7919 % KEYS, now_us()?);
+            let payload =
+                format!("{{\"k\":\"k{}\",\"v\":{sent},\"ts\":{},\"pad\":\"{PAD}\"}}", sent * 7919 % KEYS, now_us()?);
             send(&producer, topic, (sent % partitions) as i32, &payload)?;
             sent += 1;
         }
@@ -104,7 +107,10 @@ fn now_us() -> anyhow::Result<u64> {
 /// When the topic cannot be read.
 pub fn latencies(bootstrap: &str, topic: &str, warm_up: Duration, length: Duration) -> anyhow::Result<Histogram<u64>> {
     let mut config = config(bootstrap);
-    config.set("group.id", "bench-latency").set("isolation.level", "read_committed").set("auto.offset.reset", "earliest");
+    config
+        .set("group.id", "bench-latency")
+        .set("isolation.level", "read_committed")
+        .set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = config.set("enable.auto.commit", "false").set("fetch.wait.max.ms", "5").create()?;
     consumer.subscribe(&[topic])?;
     let mut histogram = Histogram::new(3)?;
@@ -113,7 +119,8 @@ pub fn latencies(bootstrap: &str, topic: &str, warm_up: Duration, length: Durati
         let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
         let message = message?;
         if start.elapsed() > warm_up {
-            let payload: serde_json::Value = serde_json::from_slice(message.payload().context("a record without payload")?)?;
+            let payload: serde_json::Value =
+                serde_json::from_slice(message.payload().context("a record without payload")?)?;
             let sent = payload["ts"].as_u64().context("a record without ts")?;
             histogram.record(now_us()?.saturating_sub(sent).max(1))?;
         }

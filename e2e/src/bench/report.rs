@@ -14,8 +14,16 @@ pub struct Row {
 }
 
 /// Titles of the figures.
-pub const COLUMNS: [&str; 8] =
-    ["records in", "M rec/s", "M rec per CPU-s", "floor", "peak RSS MiB", "commit p50 ms", "commit p99 ms", "first commit ms"];
+pub const COLUMNS: [&str; 8] = [
+    "records in",
+    "M rec/s",
+    "M rec per CPU-s",
+    "floor",
+    "peak RSS MiB",
+    "commit p50 ms",
+    "commit p99 ms",
+    "first commit ms",
+];
 
 /// A Markdown table, columns padded so that it reads well on a terminal too.
 pub fn table(rows: &[Row]) -> String {
@@ -23,7 +31,9 @@ pub fn table(rows: &[Row]) -> String {
     let lines: Vec<Vec<String>> =
         rows.iter().map(|row| std::iter::once(row.work.clone()).chain(row.cells.iter().cloned()).collect()).collect();
     let widths: Vec<usize> = (0..header.len())
-        .map(|column| std::iter::once(&header).chain(&lines).map(|line| line[column].chars().count()).max().unwrap_or(0))
+        .map(|column| {
+            std::iter::once(&header).chain(&lines).map(|line| line[column].chars().count()).max().unwrap_or(0)
+        })
         .collect();
     let mut out = String::new();
     write_line(&mut out, &header, &widths);

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use anyhow::Context;
 use e2e::bench::job::{self, RunReport, Runner};
-use e2e::bench::report::{Row, table};
 use e2e::bench::kafka;
+use e2e::bench::report::{Row, table};
 
 const NEXMARK_EVENTS: u64 = 20_000_000;
 const KAFKA_RECORDS: u64 = 5_000_000;
@@ -122,9 +122,12 @@ async fn latency_lines(runner: &Runner, bootstrap: &str) -> anyhow::Result<Strin
         .replace("{sink}", &job::kafka_sink(bootstrap, &output));
     let running = runner.start("latency", &sql)?;
     let (from, to) = (bootstrap.to_owned(), bootstrap.to_owned());
-    let feeder = tokio::task::spawn_blocking(move || kafka::feed(&from, &input, LATENCY_RATE, PARTITIONS, Duration::from_secs(20)));
-    let reader =
-        tokio::task::spawn_blocking(move || kafka::latencies(&to, &output, Duration::from_secs(6), Duration::from_secs(20)));
+    let feeder = tokio::task::spawn_blocking(move || {
+        kafka::feed(&from, &input, LATENCY_RATE, PARTITIONS, Duration::from_secs(20))
+    });
+    let reader = tokio::task::spawn_blocking(move || {
+        kafka::latencies(&to, &output, Duration::from_secs(6), Duration::from_secs(20))
+    });
     let sent = feeder.await??;
     let histogram = reader.await??;
     let (cpu, rss) = (running.cpu()?, running.resident_bytes()? / (1 << 20));
