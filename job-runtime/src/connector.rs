@@ -2,6 +2,16 @@
 //!
 //! Owns the traits; each connector has a file of its own below.
 
+mod blackhole;
+mod encoder;
+mod filesystem;
+pub mod format_options;
+pub mod options;
+mod print;
+pub mod registry;
+#[cfg(test)]
+mod testing;
+
 use dataflow::sink::{SinkChunk, SinkEncoder};
 use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
 use dataflow::worker::{CommitId, Wake};

@@ -328,3 +328,22 @@ fn row_end(bytes: &[u8]) -> Result<u32, FormatError> {
     u32::try_from(bytes.len())
         .map_err(|_| FormatError { column: None, message: "one piece of output would pass 4 GiB".to_owned() })
 }
+
+/// Every value of the batch as text, row by row; null is `NULL`. For people to look at.
+#[must_use]
+pub fn text_cells(batch: &RecordBatch) -> Vec<String> {
+    let Ok(mut columns) = values::Values::of(batch, TimestampStyle::Sql.separator()) else { return Vec::new() };
+    let mut cells = Vec::with_capacity(batch.num_rows() * columns.len());
+    for row in 0..batch.num_rows() {
+        for column in &mut columns {
+            let mut text = Vec::new();
+            match column.get(row) {
+                values::Value::Null => text.extend_from_slice(b"NULL"),
+                values::Value::Text(value) => text.extend_from_slice(value),
+                values::Value::Plain(_) => column.write(row, &mut text),
+            }
+            cells.push(String::from_utf8_lossy(&text).into_owned());
+        }
+    }
+    cells
+}

@@ -5,9 +5,9 @@
 use std::sync::Arc;
 
 use arrow::array::{
-    ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array, Float32Array, Float64Array,
-    Int8Array, Int16Array, Int32Array, Int64Array, StringArray, Time32MillisecondArray, TimestampMicrosecondArray,
-    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
+    ArrayRef, BinaryArray, BooleanArray, BooleanBufferBuilder, Date32Array, Decimal128Array, Float32Array,
+    Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, StringArray, Time32MillisecondArray,
+    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow::datatypes::{DataType, Field, TimeUnit};
@@ -150,13 +150,21 @@ pub(super) enum Column {
     Int64(Cells<i64>),
     Float32(Cells<f32>),
     Float64(Cells<f64>),
-    Decimal { cells: Cells<i128>, precision: u8, scale: i8 },
+    Decimal {
+        cells: Cells<i128>,
+        precision: u8,
+        scale: i8,
+    },
     String(VarCells),
     Bytes(VarCells),
     Date(Cells<i32>),
     /// Milliseconds of the day.
     Time(Cells<i32>),
-    Timestamp { cells: Cells<i64>, unit: TimeUnit, zone: Option<Arc<str>> },
+    Timestamp {
+        cells: Cells<i64>,
+        unit: TimeUnit,
+        zone: Option<Arc<str>>,
+    },
 }
 
 impl Column {

@@ -49,7 +49,9 @@ impl Column {
             | Column::Float64(_)
             | Column::Decimal { .. }
             | Column::String(_) => true,
-            Column::Boolean(_) | Column::Bytes(_) | Column::Date(_) | Column::Time(_) | Column::Timestamp { .. } => false,
+            Column::Boolean(_) | Column::Bytes(_) | Column::Date(_) | Column::Time(_) | Column::Timestamp { .. } => {
+                false
+            }
         }
     }
 }

@@ -2,9 +2,7 @@
 //!
 //! Owns how values of each type are spelled apart from quoting, which is the format's. It does not parse.
 
-use arrow::array::{
-    Array, AsArray, BinaryArray, BooleanArray, PrimitiveArray, RecordBatch, StringArray,
-};
+use arrow::array::{Array, AsArray, BinaryArray, BooleanArray, PrimitiveArray, RecordBatch, StringArray};
 use arrow::buffer::{NullBuffer, ScalarBuffer};
 use arrow::datatypes::{
     ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type,

@@ -4,6 +4,7 @@
 //! where a record ends (the reader of the file does) and does not spell values (see `scalar`).
 
 use arrow::datatypes::{Schema, SchemaRef};
+use csv_core::ReadRecordResult;
 
 use super::super::{BadRecord, CsvFormat, FormatError, Rows};
 
@@ -103,20 +104,16 @@ impl Decoder {
         // One field more than there are delimiters, and one more so that the reader never asks for room.
         self.ends.resize(memchr::memchr_iter(self.delimiter, record).count() + 2, 0);
         let (first, _, written, ended) = self.reader.read_record(record, &mut self.unquoted, &mut self.ends);
-        // An empty input tells csv-core that the record is over.
-        let fields = match first {
-            csv_core::ReadRecordResult::InputEmpty => {
-                let rest = self.reader.read_record(b"", &mut self.unquoted[written..], &mut self.ends[ended..]);
-                ended + rest.3
-            }
-            csv_core::ReadRecordResult::Record
-            | csv_core::ReadRecordResult::End
-            | csv_core::ReadRecordResult::OutputFull
-            | csv_core::ReadRecordResult::OutputEndsFull => {
-                return Err(BadRecord::record("a line end stands inside the record but outside quotes"));
-            }
-        };
-        self.ends.truncate(fields);
+        if first != ReadRecordResult::InputEmpty {
+            return Err(BadRecord::record("a line end stands inside the record but outside quotes"));
+        }
+        // A line end finishes the record, unless a quote is still open.
+        let (last, _, _, fields) =
+            self.reader.read_record(b"\n", &mut self.unquoted[written..], &mut self.ends[ended..]);
+        if last != ReadRecordResult::Record {
+            return Err(BadRecord::record("a quote is not closed"));
+        }
+        self.ends.truncate(ended + fields);
         Ok(())
     }
 
@@ -143,9 +140,8 @@ fn header_problem(column: &str, found: usize, names: &[String]) -> String {
     if found > 1 {
         return format!("the header names column {column} {found} times");
     }
-    let nearest = names.iter().max_by(|a, b| {
-        strsim::jaro_winkler(a, column).total_cmp(&strsim::jaro_winkler(b, column))
-    });
+    let nearest =
+        names.iter().max_by(|a, b| strsim::jaro_winkler(a, column).total_cmp(&strsim::jaro_winkler(b, column)));
     let hint = match nearest {
         Some(name) if strsim::jaro_winkler(name, column) > 0.8 => format!("; did you mean {name}?"),
         _ => String::new(),

@@ -176,7 +176,8 @@ fn number(scan: &mut Scanner<'_>, rows: &mut Rows, index: usize) -> Result<(), B
     let text = scan.number()?;
     if !column.takes_numbers() {
         let shown = String::from_utf8_lossy(text);
-        let reason = format!("is the number {shown}; for a time in milliseconds declare BIGINT and use TO_TIMESTAMP_LTZ");
+        let reason =
+            format!("is the number {shown}; for a time in milliseconds declare BIGINT and use TO_TIMESTAMP_LTZ");
         return Err(bad_value(&rows.schema, index, reason));
     }
     column.push_text(text).map_err(|reason| bad_value(&rows.schema, index, reason))

@@ -1,0 +1,411 @@
+//! The file source: one partition per file, decoded on the worker, resumed at the exact record.
+//!
+//! Owns which files there are, where a partition goes on, and what happens with bad records. Reading is the `reader`'s.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arrow::datatypes::SchemaRef;
+use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
+use dataflow::worker::Wake;
+
+use super::dead_letter::{DeadLetters, Letter};
+use super::position::{FilePosition, Identity, Prefix};
+use super::reader::{Chunk, FileSpec, Next, Reader, first_record, prefix_crc};
+use super::records::Splitter;
+use super::{Compression, explain, path_of};
+use crate::connector::format_options::{self, OnError};
+use crate::connector::options::{self, TableOptions};
+use crate::connector::registry::ConnectorContext;
+use crate::connector::{ConnectorError, SizeHint, SourceFactory};
+use crate::format::{BadRecord, Format, RecordDecoder};
+
+/// Opens the files of a table.
+#[derive(Debug)]
+pub(in crate::connector) struct FileSourceFactory {
+    table: String,
+    path: PathBuf,
+    compression: Vec<(PathBuf, Compression)>,
+    format: Format,
+    physical: SchemaRef,
+    decoded: SchemaRef,
+    monitor: Option<Duration>,
+    on_error: OnError,
+    dead_letters: Option<Arc<Mutex<DeadLetters>>>,
+}
+
+/// Checks what only sources need.
+pub(super) fn validate(options: &TableOptions<'_>) -> Result<(), ConnectorError> {
+    let dead_letter = format_options::on_error(options)? == OnError::DeadLetter;
+    let path = options.raw(options::DEAD_LETTER_PATH.key);
+    match (dead_letter, path) {
+        (true, None) => {
+            let message = "'on-error' = 'dead-letter' needs 'dead-letter.path', the file for records that do not fit";
+            Err(options.error(options::DEAD_LETTER_PATH.key, message))
+        }
+        (false, Some(_)) => {
+            let message = "'dead-letter.path' does nothing without 'on-error' = 'dead-letter'";
+            Err(options.error(options::DEAD_LETTER_PATH.key, message))
+        }
+        (true, Some(_)) | (false, None) => Ok(()),
+    }
+}
+
+impl FileSourceFactory {
+    pub(in crate::connector) fn new(
+        options: &TableOptions<'_>,
+        decoded: &SchemaRef,
+        context: &ConnectorContext,
+    ) -> Result<Self, ConnectorError> {
+        let table = options.table();
+        let path = path_of(options, context)?;
+        let files = list(&path).map_err(|message| options.error(options::PATH.key, message))?;
+        let compression: Vec<_> = files.into_iter().map(|f| (f.clone(), Compression::of(options, &f))).collect();
+        let monitor = options.duration(&options::SOURCE_MONITOR_INTERVAL);
+        if let (Some(_), Some((file, _))) = (monitor, compression.iter().find(|(_, c)| *c != Compression::None)) {
+            let message = format!("{} is compressed: only plain files can be watched for growth", file.display());
+            return Err(options.error(options::SOURCE_MONITOR_INTERVAL.key, message));
+        }
+        let on_error = format_options::on_error(options)?;
+        let dead_letters = options
+            .raw(options::DEAD_LETTER_PATH.key)
+            .map(|path| Arc::new(Mutex::new(DeadLetters::new(&table.name, &context.base_dir.join(path)))));
+        Ok(FileSourceFactory {
+            table: table.name.clone(),
+            path,
+            compression,
+            format: format_options::format(options)?,
+            physical: table.physical.clone(),
+            decoded: decoded.clone(),
+            monitor,
+            on_error,
+            dead_letters,
+        })
+    }
+
+    fn fail(&self, option: &options::OptionDoc, message: impl Into<String>) -> ConnectorError {
+        ConnectorError { table: self.table.clone(), option: Some(option.key.to_owned()), message: message.into() }
+    }
+
+    /// Finds the columns in the file's header; returns where the rows begin, if the header is there already.
+    fn header(&self, spec: &FileSpec, decoder: &mut RecordDecoder) -> Result<Option<(u64, u64)>, ConnectorError> {
+        let comments = comments(&self.format);
+        let found = first_record(spec, |record| !is_no_record(line(record), comments))
+            .map_err(|e| self.fail(&options::PATH, explain("read", &spec.path, &e)))?;
+        let Some((record, bytes, lines)) = found else { return Ok(None) };
+        decoder
+            .read_header(without_mark(line(&record)))
+            .map_err(|e| self.fail(&options::CSV_HEADER, format!("{}: {}", spec.path.display(), e.message)))?;
+        Ok(Some((bytes, lines)))
+    }
+
+    /// Whether the file still begins with what has been read of it.
+    fn check_unchanged(&self, spec: &FileSpec, at: &FilePosition, now: Identity) -> Result<(), ConnectorError> {
+        if now == at.identity {
+            return Ok(());
+        }
+        let file = spec.path.display();
+        let advice = "put it back, or start over with --fresh";
+        if now.size < at.identity.size && spec.compression == Compression::None {
+            let message = format!("{file} was {} bytes long and is now {}: {advice}", at.identity.size, now.size);
+            return Err(self.fail(&options::PATH, message));
+        }
+        let crc = prefix_crc(&spec.path, spec.compression, at.check.len)
+            .map_err(|e| self.fail(&options::PATH, explain("read", &spec.path, &e)))?;
+        if crc != Some(at.check.crc) {
+            let message = format!("{file} has changed in the part that this job has already read: {advice}");
+            return Err(self.fail(&options::PATH, message));
+        }
+        Ok(())
+    }
+}
+
+impl SourceFactory for FileSourceFactory {
+    fn partitions(&self) -> Result<Vec<PartitionId>, ConnectorError> {
+        Ok(self.compression.iter().map(|(file, _)| PartitionId(file_name(file))).collect())
+    }
+
+    fn open(
+        &self,
+        id: &PartitionId,
+        position: Option<SourcePosition>,
+        wake: Wake,
+    ) -> Result<Box<dyn SourcePartition>, ConnectorError> {
+        let Some((file, compression)) = self.compression.iter().find(|(f, _)| file_name(f) == id.0) else {
+            let message = format!(
+                "{} was being read by this job and is gone from {}: put it back, or start over with --fresh",
+                id.0,
+                self.path.display()
+            );
+            return Err(self.fail(&options::PATH, message));
+        };
+        let spec = FileSpec {
+            path: file.clone(),
+            compression: *compression,
+            splitter: Splitter::new(&self.format),
+            monitor: self.monitor,
+        };
+        let metadata = std::fs::metadata(file).map_err(|e| self.fail(&options::PATH, explain("read", file, &e)))?;
+        let identity = Identity::of(&metadata);
+        let mut decoder =
+            self.format.decoder(&self.physical, &self.decoded).map_err(|e| self.fail(&options::FORMAT, e.message))?;
+        let wants_header = matches!(&self.format, Format::Csv(csv) if csv.header);
+        let header = if wants_header { self.header(&spec, &mut decoder)? } else { None };
+        let (offset, lines) = header.unwrap_or((0, 0));
+        let from = match position {
+            None => FilePosition { offset, line: lines + 1, check: Prefix { len: 0, crc: 0 }, identity },
+            Some(position) => {
+                let at = decode_position(&position).ok_or_else(|| {
+                    self.fail(
+                        &options::PATH,
+                        format!("the stored position of {} is not readable by this version", id.0),
+                    )
+                })?;
+                self.check_unchanged(&spec, &at, identity)?;
+                at
+            }
+        };
+        if let Some(letters) = &self.dead_letters {
+            let mut letters = letters.lock().unwrap_or_else(PoisonError::into_inner);
+            let rewound = letters.rewind(&file.display().to_string(), from.line);
+            rewound.map_err(|e| self.fail(&options::DEAD_LETTER_PATH, explain("write", letters.path(), &e)))?;
+        }
+        let reader = Reader::start(spec, from, wake).map_err(|e| self.fail(&options::PATH, e.to_string()))?;
+        Ok(Box::new(FilePartition {
+            id: id.clone(),
+            table: self.table.clone(),
+            file: file.display().to_string(),
+            reader,
+            decoder,
+            header_pending: wants_header && header.is_none() && from.offset == 0,
+            comments: comments(&self.format),
+            current: None,
+            position: from,
+            ended: false,
+            on_error: self.on_error,
+            dead_letters: self.dead_letters.clone(),
+            left_out: LeftOut::default(),
+        }))
+    }
+
+    fn bounded(&self) -> bool {
+        self.monitor.is_none()
+    }
+
+    fn size_hint(&self) -> Option<SizeHint> {
+        let sizes = self.compression.iter().map(|(file, _)| std::fs::metadata(file).map(|m| m.len()));
+        sizes.sum::<std::io::Result<u64>>().ok().map(SizeHint::Bytes)
+    }
+}
+
+fn decode_position(position: &SourcePosition) -> Option<FilePosition> {
+    match position {
+        SourcePosition::Opaque(bytes) => FilePosition::decode(bytes),
+        SourcePosition::Kafka { .. } => None,
+    }
+}
+
+/// The file, or every visible file of the directory in order of names.
+fn list(path: &Path) -> Result<Vec<PathBuf>, String> {
+    let metadata = std::fs::metadata(path).map_err(|e| explain("read", path, &e))?;
+    if !metadata.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let entries = std::fs::read_dir(path).map_err(|e| explain("read", path, &e))?;
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(|e| explain("read", path, &e))?;
+        let hidden = entry.file_name().to_string_lossy().starts_with(['.', '_']);
+        if !hidden && entry.path().is_file() {
+            files.push(entry.path());
+        }
+    }
+    if files.is_empty() {
+        return Err(format!("the directory {} has no files to read", path.display()));
+    }
+    files.sort();
+    Ok(files)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+fn comments(format: &Format) -> bool {
+    matches!(format, Format::Csv(csv) if csv.comments)
+}
+
+/// A record without its line end.
+fn line(record: &[u8]) -> &[u8] {
+    let record = record.strip_suffix(b"\n").unwrap_or(record);
+    record.strip_suffix(b"\r").unwrap_or(record)
+}
+
+/// UTF-8's byte order mark may stand at the beginning of a file.
+fn without_mark(record: &[u8]) -> &[u8] {
+    record.strip_prefix(b"\xef\xbb\xbf").unwrap_or(record)
+}
+
+fn is_no_record(record: &[u8], comments: bool) -> bool {
+    record.is_empty() || (comments && record[0] == b'#')
+}
+
+/// Counts records that were left out, and says so now and then.
+#[derive(Debug, Default)]
+struct LeftOut {
+    count: u64,
+    said: Option<Instant>,
+}
+
+impl LeftOut {
+    fn one(&mut self, table: &str, place: &str, bad: &BadRecord) {
+        const AT_MOST_EVERY: Duration = Duration::from_secs(10);
+        self.count += 1;
+        if self.said.is_none_or(|at| at.elapsed() >= AT_MOST_EVERY) {
+            self.said = Some(Instant::now());
+            tracing::warn!(table, place, error = %bad, left_out = self.count, "record does not fit and is left out");
+        }
+    }
+}
+
+/// A chunk and the record in it that comes next.
+#[derive(Debug)]
+struct Current {
+    chunk: Chunk,
+    next: usize,
+}
+
+struct FilePartition {
+    id: PartitionId,
+    table: String,
+    file: String,
+    reader: Reader,
+    decoder: RecordDecoder,
+    header_pending: bool,
+    comments: bool,
+    current: Option<Current>,
+    position: FilePosition,
+    ended: bool,
+    on_error: OnError,
+    dead_letters: Option<Arc<Mutex<DeadLetters>>>,
+    left_out: LeftOut,
+}
+
+impl FilePartition {
+    fn error(&self, line: u64, message: impl Into<String>) -> SourceError {
+        SourceError { table: self.table.clone(), place: format!("{}:{line}", self.file), message: message.into() }
+    }
+
+    /// Decodes records of the current chunk until `budget` is used up; false when the chunk is done.
+    fn decode(&mut self, current: &mut Current, budget: &mut usize) -> Result<bool, SourceError> {
+        while let Some(end) = current.chunk.ends.get(current.next) {
+            if *budget == 0 || self.decoder.full() {
+                return Ok(true);
+            }
+            *budget -= 1;
+            let start = self.position.offset - current.chunk.offset;
+            let start = usize::try_from(start).expect("inside the chunk");
+            let mut record = line(&current.chunk.bytes[start..end.end as usize]);
+            if self.position.offset == 0 {
+                record = without_mark(record);
+            }
+            self.record(record)?;
+            current.next += 1;
+            self.position.offset = current.chunk.offset + u64::from(end.end);
+            self.position.line += u64::from(end.lines);
+        }
+        Ok(false)
+    }
+
+    fn record(&mut self, record: &[u8]) -> Result<(), SourceError> {
+        if is_no_record(record, self.comments) {
+            return Ok(());
+        }
+        let line = self.position.line;
+        if std::mem::take(&mut self.header_pending) {
+            return self.decoder.read_header(record).map_err(|e| self.error(line, e.message));
+        }
+        match self.decoder.push(record) {
+            Ok(()) => Ok(()),
+            Err(bad) => self.bad(record, &bad),
+        }
+    }
+
+    #[cold]
+    fn bad(&mut self, record: &[u8], bad: &BadRecord) -> Result<(), SourceError> {
+        let line = self.position.line;
+        match self.on_error {
+            OnError::Fail => {
+                let advice = "mend the record, or set 'on-error' = 'skip' or 'dead-letter'";
+                return Err(self.error(line, format!("{bad}; {advice}")));
+            }
+            OnError::Skip => {}
+            OnError::DeadLetter => {
+                let error = bad.to_string();
+                let letter = Letter { file: &self.file, line, error: &error, record };
+                self.with_letters(|letters| letters.write(&letter))?;
+            }
+        }
+        self.left_out.one(&self.table, &format!("{}:{line}", self.file), bad);
+        Ok(())
+    }
+
+    fn with_letters(&self, act: impl FnOnce(&mut DeadLetters) -> std::io::Result<()>) -> Result<(), SourceError> {
+        let Some(letters) = &self.dead_letters else { return Ok(()) };
+        let mut letters = letters.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = act(&mut letters);
+        done.map_err(|e| self.error(self.position.line, explain("write", letters.path(), &e)))
+    }
+}
+
+impl SourcePartition for FilePartition {
+    fn id(&self) -> &PartitionId {
+        &self.id
+    }
+
+    fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
+        let (before, bad_before) = (self.position.offset, self.left_out.count);
+        let mut budget = max_rows;
+        while budget > 0 && !self.ended && !self.decoder.full() {
+            let mut current = match self.current.take() {
+                Some(current) => current,
+                None => match self.reader.next() {
+                    Next::Chunk(chunk) => {
+                        self.position.check = chunk.check;
+                        self.position.identity = chunk.identity;
+                        Current { chunk, next: 0 }
+                    }
+                    Next::Failed(message) => return Err(self.error(self.position.line, message)),
+                    Next::End => {
+                        self.ended = true;
+                        break;
+                    }
+                    Next::Nothing => break,
+                },
+            };
+            if self.decode(&mut current, &mut budget)? {
+                self.current = Some(current);
+            }
+        }
+        if self.left_out.count > bad_before && self.on_error == OnError::DeadLetter {
+            // The position behind the letters may be committed at any time from now on.
+            self.with_letters(DeadLetters::sync)?;
+        }
+        if self.position.offset > before {
+            let batch = self.decoder.finish().map_err(|bad| self.error(self.position.line, bad.to_string()))?;
+            return Ok(SourcePoll::Batch(batch));
+        }
+        if !self.ended {
+            return Ok(SourcePoll::Pending);
+        }
+        if self.left_out.count > 0 {
+            tracing::warn!(table = self.table, file = self.file, left_out = self.left_out.count, "file ended");
+        }
+        Ok(SourcePoll::End)
+    }
+
+    fn position(&self) -> SourcePosition {
+        SourcePosition::Opaque(self.position.encode())
+    }
+}

@@ -1,0 +1,4 @@
+//! What the file connector promises.
+
+mod sinks;
+mod sources;

@@ -1,0 +1,193 @@
+//! Reading: every record once, from where it stopped, and words about what is wrong.
+
+use std::io::Write;
+use std::path::Path;
+
+use arrow::array::{AsArray, RecordBatch};
+use arrow::datatypes::{DataType, Int64Type, SchemaRef};
+use dataflow::source::{PartitionId, SourcePartition};
+
+use crate::connector::testing::{drain, open, poll, schema, source, table};
+
+const CSV: [(&str, &str); 4] =
+    [("connector", "filesystem"), ("format", "csv"), ("path", "in.csv"), ("csv.header", "true")];
+
+fn columns() -> SchemaRef {
+    schema(&[("a", DataType::Int64), ("b", DataType::Utf8)])
+}
+
+fn one(id: &str) -> PartitionId {
+    PartitionId(id.to_owned())
+}
+
+fn rows(batches: &[RecordBatch]) -> Vec<(i64, String)> {
+    let row = |batch: &RecordBatch, i: usize| {
+        (batch.column(0).as_primitive::<Int64Type>().value(i), batch.column(1).as_string::<i32>().value(i).to_owned())
+    };
+    batches.iter().flat_map(|b| (0..b.num_rows()).map(|i| row(b, i)).collect::<Vec<_>>()).collect()
+}
+
+fn partition(dir: &Path, options: &[(&str, &str)], id: &str) -> Box<dyn SourcePartition> {
+    let factory = source(&table(&columns(), options), &columns(), dir).unwrap();
+    open(factory.as_ref(), &one(id), None).unwrap()
+}
+
+fn failure(dir: &Path, options: &[(&str, &str)], id: &str) -> String {
+    let mut partition = partition(dir, options, id);
+    drain(partition.as_mut(), 100).expect_err("a bad record").to_string()
+}
+
+#[test]
+fn every_position_resumes_at_the_next_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut text = b"\xef\xbb\xbfb,x,a\n".to_vec();
+    let mut expected = Vec::new();
+    for i in 0..500 {
+        writeln!(text, "\"line {i}\nof, \"\"two\"\"\",,{i}\r").unwrap();
+        expected.push((i, format!("line {i}\nof, \"two\"")));
+    }
+    std::fs::write(dir.path().join("in.csv"), &text).unwrap();
+    std::fs::write(dir.path().join("in.csv.gz"), gzip(&text)).unwrap();
+    std::fs::write(dir.path().join("in.csv.zst"), zstd::encode_all(text.as_slice(), 1).unwrap()).unwrap();
+    for name in ["in.csv", "in.csv.gz", "in.csv.zst"] {
+        let mut options = CSV;
+        options[2] = ("path", name);
+        let factory = source(&table(&columns(), &options), &columns(), dir.path()).unwrap();
+        assert!(factory.bounded());
+        let mut found = Vec::new();
+        let mut at = None;
+        // A new partition for every poll: as if the process were killed after each commit.
+        loop {
+            let mut partition = open(factory.as_ref(), &one(name), at.clone()).unwrap();
+            let Some(batch) = poll(partition.as_mut(), 7).unwrap() else { break };
+            found.extend(rows(&[batch]));
+            at = Some(partition.position());
+        }
+        assert_eq!(found, expected, "{name}");
+    }
+}
+
+fn gzip(text: &[u8]) -> Vec<u8> {
+    // Two members: concatenated gzip files are one file.
+    let mut packed = Vec::new();
+    for half in text.chunks(text.len().div_ceil(2)) {
+        let mut encoder = flate2::write::GzEncoder::new(&mut packed, flate2::Compression::fast());
+        encoder.write_all(half).unwrap();
+        encoder.finish().unwrap();
+    }
+    packed
+}
+
+#[test]
+fn a_directory_is_one_partition_per_visible_file_in_order() {
+    let dir = tempfile::tempdir().unwrap();
+    for name in ["2.jsonl", "1.jsonl", ".hidden", "_SUCCESS"] {
+        std::fs::write(dir.path().join(name), format!("{{\"a\":1,\"b\":\"{name}\"}}\n\n{{\"b\":\"x\",\"a\":2}}")).unwrap();
+    }
+    let options = [("connector", "filesystem"), ("format", "json"), ("path", ".")];
+    let factory = source(&table(&columns(), &options), &columns(), dir.path()).unwrap();
+    assert_eq!(factory.partitions().unwrap(), [one("1.jsonl"), one("2.jsonl")]);
+    let mut first = open(factory.as_ref(), &one("1.jsonl"), None).unwrap();
+    let found = rows(&drain(first.as_mut(), 100).unwrap());
+    assert_eq!(found, [(1, "1.jsonl".to_owned()), (2, "x".to_owned())]);
+}
+
+#[test]
+fn a_bad_record_fails_with_file_line_and_column() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("in.csv"), "a,b\n1,x\n\"2\",\"y\nz\"\nthree,q\n").unwrap();
+    let message = failure(dir.path(), &CSV, "in.csv");
+    assert!(message.contains("in.csv:5: column a: 'three' is no BIGINT"), "{message}");
+    std::fs::write(dir.path().join("in.csv"), "a,b\n1,x\n2\n").unwrap();
+    let message = failure(dir.path(), &CSV, "in.csv");
+    assert!(message.contains("in.csv:3: has 1 fields, expected 2"), "{message}");
+}
+
+#[test]
+fn skipped_records_leave_the_others() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("in.csv"), "a,b\n1,x\nbad,y\n3,z\n\"4,open\n").unwrap();
+    for extra in [("on-error", "skip"), ("csv.ignore-parse-errors", "true")] {
+        let options = [CSV.as_slice(), &[extra]].concat();
+        let mut partition = partition(dir.path(), &options, "in.csv");
+        assert_eq!(rows(&drain(partition.as_mut(), 1).unwrap()), [(1, "x".to_owned()), (3, "z".to_owned())]);
+    }
+}
+
+#[test]
+fn each_bad_record_is_in_the_dead_letter_file_once_after_restarts() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = (0..40).map(|i| if i % 3 == 0 { format!("bad{i},x\n") } else { format!("{i},x\n") }).collect();
+    std::fs::write(dir.path().join("in.csv"), format!("a,b\n{text}")).unwrap();
+    let extra = [("on-error", "dead-letter"), ("dead-letter.path", "dead/letters.jsonl")];
+    let options = [CSV.as_slice(), &extra].concat();
+    let factory = source(&table(&columns(), &options), &columns(), dir.path()).unwrap();
+    let mut at = None;
+    loop {
+        // What a poll behind the committed position has written is written again by the next process.
+        let mut partition = open(factory.as_ref(), &one("in.csv"), at.clone()).unwrap();
+        if poll(partition.as_mut(), 5).unwrap().is_none() {
+            break;
+        }
+        at = Some(partition.position());
+        poll(partition.as_mut(), 9).unwrap();
+    }
+    let letters = std::fs::read_to_string(dir.path().join("dead/letters.jsonl")).unwrap();
+    let letters: Vec<serde_json::Value> = letters.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    let lines: Vec<_> = letters.iter().map(|l| l["line"].as_u64().unwrap()).collect();
+    assert_eq!(lines, (0..40).filter(|i| i % 3 == 0).map(|i| i + 2).collect::<Vec<_>>());
+    assert_eq!(letters[1]["record"], "bad3,x");
+    assert_eq!(letters[1]["error"], "column a: 'bad3' is no BIGINT");
+}
+
+#[test]
+fn a_file_that_changed_is_refused_and_one_that_grew_is_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("in.csv");
+    let text: String = (0..100_000).map(|i| format!("{i},x\n")).collect();
+    std::fs::write(&file, format!("a,b\n{text}")).unwrap();
+    let factory = source(&table(&columns(), &CSV), &columns(), dir.path()).unwrap();
+    let mut partition = open(factory.as_ref(), &one("in.csv"), None).unwrap();
+    // Behind the first chunk, so that there is a prefix to compare with.
+    let seen: usize = (0..60).map(|_| poll(partition.as_mut(), 1000).unwrap().unwrap().num_rows()).sum();
+    let at = partition.position();
+    std::fs::write(&file, format!("a,b\n{text}100000,y\n")).unwrap();
+    let mut again = open(factory.as_ref(), &one("in.csv"), Some(at.clone())).unwrap();
+    let rest = rows(&drain(again.as_mut(), 1000).unwrap());
+    assert_eq!((seen + rest.len(), rest.last().unwrap().1.as_str()), (100_001, "y"));
+    std::fs::write(&file, format!("a,b\n{}", text.replace("17,x", "71,x"))).unwrap();
+    let message = open(factory.as_ref(), &one("in.csv"), Some(at.clone())).err().unwrap().to_string();
+    assert!(message.contains("has changed in the part"), "{message}");
+    std::fs::write(&file, "a,b\n1,x\n").unwrap();
+    let message = open(factory.as_ref(), &one("in.csv"), Some(at)).err().unwrap().to_string();
+    assert!(message.contains("bytes long and is now 8"), "{message}");
+}
+
+#[test]
+fn a_watched_file_gives_what_is_added() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("in.csv");
+    std::fs::write(&file, "a,b\n1,x\n2,").unwrap();
+    let options = [CSV.as_slice(), &[("source.monitor-interval", "1 ms")]].concat();
+    let mut partition = partition(dir.path(), &options, "in.csv");
+    assert_eq!(rows(&[poll(partition.as_mut(), 10).unwrap().unwrap()]), [(1, "x".to_owned())]);
+    let mut appending = std::fs::OpenOptions::new().append(true).open(&file).unwrap();
+    appending.write_all(b"y\n3,z\n").unwrap();
+    assert_eq!(rows(&[poll(partition.as_mut(), 1).unwrap().unwrap()]), [(2, "y".to_owned())]);
+    assert_eq!(rows(&[poll(partition.as_mut(), 1).unwrap().unwrap()]), [(3, "z".to_owned())]);
+    std::fs::write(&file, "a,b\n").unwrap();
+    let message = poll(partition.as_mut(), 10).expect_err("shorter").to_string();
+    assert!(message.contains("became shorter"), "{message}");
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let error = source(&table(&columns(), &CSV), &columns(), dir.path()).err().unwrap();
+    assert_eq!(error.option.as_deref(), Some("path"));
+    assert!(error.message.contains("in.csv: there is no such file"), "{error}");
+    std::fs::write(dir.path().join("in.csv"), "aa,b\n").unwrap();
+    let factory = source(&table(&columns(), &CSV), &columns(), dir.path()).unwrap();
+    let error = open(factory.as_ref(), &one("in.csv"), None).err().unwrap();
+    assert!(error.message.contains("the header has no column a; did you mean aa? (it has aa, b)"), "{error}");
+}

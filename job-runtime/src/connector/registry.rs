@@ -1,0 +1,99 @@
+//! From a table's options to its connector: the one place that knows them all.
+//!
+//! Owns the choice and the check of a table without I/O. It does not read options itself beyond `connector`.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use dataflow::graph::{SinkNode, SourceNode};
+use plan::Table;
+
+use super::blackhole::BlackholeFactory;
+use super::filesystem::{self, FileSinkFactory, FileSourceFactory};
+use super::options::{self, Connector, TableOptions};
+use super::print::{self, PrintFactory};
+use super::{ConnectorError, SinkFactory, SourceFactory};
+
+/// Where `print` writes to. Shared, so that a progress display can stand beside it.
+pub type Output = Arc<Mutex<dyn Write + Send>>;
+
+/// What connectors need to know of the job they work for.
+#[derive(Clone)]
+pub struct ConnectorContext {
+    /// Directory that relative paths of options start from: the job file's.
+    pub base_dir: PathBuf,
+    /// The job's uid: marks the sink's own unfinished files.
+    pub job_uid: String,
+    /// Kafka of the StreamCluster: defaults of every table's `properties.*`.
+    pub kafka: Option<job_api::KafkaSettings>,
+    /// Where `print` writes to.
+    pub output: Output,
+    /// True if every source ends by itself: then `print` shows one table at the end.
+    pub bounded: bool,
+}
+
+/// Checks a table's options, types and combinations without any I/O.
+///
+/// # Errors
+/// At the first thing that is wrong; `option` names the option to look at.
+pub fn validate(table: &Table, as_source: bool, as_sink: bool) -> Result<(), ConnectorError> {
+    let options = TableOptions::check(table)?;
+    let connector = options.connector();
+    if as_source && matches!(connector, Connector::Print | Connector::Blackhole) {
+        return Err(wrong_direction(&options, "be read: it is a sink only"));
+    }
+    if as_sink && matches!(connector, Connector::Datagen | Connector::Nexmark) {
+        return Err(wrong_direction(&options, "be written to: it is a source only"));
+    }
+    match connector {
+        Connector::Filesystem => filesystem::validate(&options, as_source, as_sink),
+        Connector::Print => print::validate(&options),
+        Connector::Kafka | Connector::Datagen | Connector::Nexmark | Connector::Blackhole => Ok(()),
+    }
+}
+
+fn wrong_direction(options: &TableOptions<'_>, what: &str) -> ConnectorError {
+    let message = format!("a table with connector '{}' cannot {what}", options.connector().name());
+    options.error(options::CONNECTOR.key, message)
+}
+
+/// Opens a table as a source.
+///
+/// # Errors
+/// When an option is wrong or the source is not there.
+pub fn source(
+    table: &Table,
+    node: &SourceNode,
+    context: &ConnectorContext,
+) -> Result<Box<dyn SourceFactory>, ConnectorError> {
+    validate(table, true, false)?;
+    let options = TableOptions::check(table)?;
+    match options.connector() {
+        Connector::Filesystem => Ok(Box::new(FileSourceFactory::new(&options, &node.decoded, context)?)),
+        Connector::Kafka => Err(wrong_direction(&options, "be read by this build yet")),
+        Connector::Datagen => Err(wrong_direction(&options, "be read by this build yet")),
+        Connector::Nexmark => Err(wrong_direction(&options, "be read by this build yet")),
+        Connector::Print | Connector::Blackhole => Err(wrong_direction(&options, "be read: it is a sink only")),
+    }
+}
+
+/// Opens a table as a sink.
+///
+/// # Errors
+/// When an option is wrong or the target is not there.
+pub fn sink(
+    table: &Table,
+    _node: &SinkNode,
+    context: &ConnectorContext,
+) -> Result<Box<dyn SinkFactory>, ConnectorError> {
+    validate(table, false, true)?;
+    let options = TableOptions::check(table)?;
+    match options.connector() {
+        Connector::Filesystem => Ok(Box::new(FileSinkFactory::new(&options, context)?)),
+        Connector::Print => Ok(Box::new(PrintFactory::new(&options, context)?)),
+        Connector::Blackhole => Ok(Box::new(BlackholeFactory { table: table.name.clone() })),
+        Connector::Kafka => Err(wrong_direction(&options, "be written to by this build yet")),
+        Connector::Datagen | Connector::Nexmark => Err(wrong_direction(&options, "be written to: it is a source only")),
+    }
+}

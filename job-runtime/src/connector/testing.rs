@@ -1,0 +1,89 @@
+//! Shared by the tests of connectors: tables, contexts, and a sink driven as the committer drives it.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use dataflow::graph::{SinkNode, SourceNode};
+use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
+
+use super::registry::{self, ConnectorContext};
+use super::{ConnectorError, SinkFactory, SourceFactory};
+
+pub(super) fn schema(columns: &[(&str, DataType)]) -> SchemaRef {
+    Arc::new(Schema::new(columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>()))
+}
+
+pub(super) fn table(schema: &SchemaRef, options: &[(&str, &str)]) -> plan::Table {
+    let option = |(key, value): &(&str, &str)| plan::TableOption {
+        key: (*key).to_owned(),
+        value: (*value).to_owned(),
+        key_span: plan::Span::default(),
+        value_span: plan::Span::default(),
+    };
+    plan::Table {
+        name: "t".to_owned(),
+        span: plan::Span::default(),
+        physical: schema.clone(),
+        primary_key: Vec::new(),
+        options: options.iter().map(option).collect(),
+    }
+}
+
+/// What was printed.
+pub(super) type Printed = Arc<Mutex<Vec<u8>>>;
+
+pub(super) fn context(base_dir: &Path) -> (ConnectorContext, Printed) {
+    let printed = Printed::default();
+    let context = ConnectorContext {
+        base_dir: base_dir.to_owned(),
+        job_uid: "job".to_owned(),
+        kafka: None,
+        output: printed.clone(),
+        bounded: true,
+    };
+    (context, printed)
+}
+
+pub(super) fn source(
+    table: &plan::Table,
+    decoded: &SchemaRef,
+    base_dir: &Path,
+) -> Result<Box<dyn SourceFactory>, ConnectorError> {
+    let node = SourceNode { table: "t".to_owned(), decoded: decoded.clone(), computed: None, watermark: None };
+    registry::source(table, &node, &context(base_dir).0)
+}
+
+pub(super) fn sink(table: &plan::Table, base_dir: &Path) -> Result<Box<dyn SinkFactory>, ConnectorError> {
+    registry::sink(table, &SinkNode { table: "t".to_owned() }, &context(base_dir).0)
+}
+
+pub(super) fn open(
+    factory: &dyn SourceFactory,
+    id: &PartitionId,
+    position: Option<SourcePosition>,
+) -> Result<Box<dyn SourcePartition>, ConnectorError> {
+    factory.open(id, position, Arc::new(|| {}))
+}
+
+/// Polls once, waiting for the reader where needed; `None` is the end.
+pub(super) fn poll(partition: &mut dyn SourcePartition, max_rows: usize) -> Result<Option<RecordBatch>, SourceError> {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        match partition.poll(max_rows)? {
+            SourcePoll::Batch(batch) => return Ok(Some(batch)),
+            SourcePoll::End => return Ok(None),
+            SourcePoll::Pending => {
+                assert!(Instant::now() < deadline, "nothing came");
+                std::thread::yield_now();
+            }
+        }
+    }
+}
+
+/// Everything to the end.
+pub(super) fn drain(partition: &mut dyn SourcePartition, max_rows: usize) -> Result<Vec<RecordBatch>, SourceError> {
+    std::iter::from_fn(|| poll(partition, max_rows).transpose()).collect()
+}
