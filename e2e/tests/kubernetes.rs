@@ -47,48 +47,29 @@ impl Topics {
         topics
     }
 
-    /// A StreamCluster, and a StreamJob that writes the delays per airport and hour.
-    fn resources(&self, sql: &str) -> String {
+    /// The sample job on this test's topics, with its StreamCluster.
+    fn resources(&self) -> String {
+        let sample = Path::new(env!("CARGO_MANIFEST_DIR")).join("../manifests/samples/flights.yaml");
+        let sample = std::fs::read_to_string(sample).unwrap();
+        let job = sample
+            .replace("'topic' = 'flights'", &format!("'topic' = '{}'", self.input))
+            .replace("'topic' = 'delays'", &format!("'topic' = '{}'", self.output))
+            .replace("cpu: \"1\", memory: 1Gi", "cpu: 100m, memory: 256Mi");
+        assert!(
+            job.contains(&self.input) && job.contains(&self.output),
+            "the sample names its topics otherwise: {sample}"
+        );
         format!(
-            r#"
-apiVersion: millstream.io/v1alpha1
+            "apiVersion: millstream.io/v1alpha1
 kind: StreamCluster
-metadata: {{name: main}}
+metadata: {{name: default}}
 spec:
   kafka:
-    bootstrapServers: {bootstrap}
+    bootstrapServers: {}
     internalTopics: {{replicationFactor: 1}}
-  defaults:
-    resources: {{requests: {{cpu: 100m, memory: 256Mi}}, limits: {{memory: 1Gi}}}}
 ---
-apiVersion: millstream.io/v1alpha1
-kind: StreamJob
-metadata: {{name: flights}}
-spec:
-  clusterRef: {{name: main}}
-  shards: 4
-  sql: |
-{sql}
-"#,
-            bootstrap = kafka::bootstrap_of_pods().unwrap(),
-            sql = sql.trim().lines().map(|line| format!("    {line}\n")).collect::<String>(),
-        )
-    }
-
-    fn sql(&self) -> String {
-        format!(
-            "CREATE TABLE flights (
-  origin STRING, carrier STRING, flight INT, dep_delay DOUBLE, time_hour TIMESTAMP(3),
-  WATERMARK FOR time_hour AS time_hour - INTERVAL '2' DAY
-) WITH ('connector' = 'kafka', 'topic' = '{}', 'scan.startup.mode' = 'earliest-offset', 'format' = 'json');
-CREATE TABLE delays (
-  origin STRING, `hour` TIMESTAMP(3), departures BIGINT, mean_delay DOUBLE, worst_delay DOUBLE
-) WITH ('connector' = 'kafka', 'topic' = '{}', 'format' = 'json');
-INSERT INTO delays
-SELECT origin, window_start, COUNT(dep_delay), AVG(dep_delay), MAX(dep_delay)
-FROM TABLE(TUMBLE(TABLE flights, DESCRIPTOR(time_hour), INTERVAL '1' HOUR))
-GROUP BY origin, window_start, window_end;",
-            self.input, self.output
+{job}",
+            kafka::bootstrap_of_pods().unwrap(),
         )
     }
 
@@ -126,12 +107,12 @@ fn a_job_survives_the_loss_of_its_pod_with_every_row_exactly_once() {
     let runtime = runtime();
     let namespace = Namespace::new("e2e-flights").unwrap();
     let topics = Topics::new(&runtime, &namespace.name);
-    let all = flights::read().unwrap();
+    let all = flights::nearly_sorted(flights::read().unwrap());
     let want = flights::oracle(&all);
     // In four parts: before each loss of the pod there is work, and after each loss there is more.
     let parts: Vec<&[Flight]> = all.chunks(all.len().div_ceil(4)).collect();
     topics.send(parts[0]);
-    namespace.apply(&topics.resources(&topics.sql())).unwrap();
+    namespace.apply(&topics.resources()).unwrap();
     namespace.wait_for("streamjob/flights", "condition=Ready", Duration::from_secs(90)).unwrap();
     let mut reader = Reader::new(&topics.output).unwrap();
     reader.until("a first row", Duration::from_secs(60), |rows| !rows.is_empty()).unwrap_or_else(|error| {
@@ -179,16 +160,15 @@ fn a_wrong_job_is_refused_by_the_api_server_or_says_why_within_ten_seconds() {
     let runtime = runtime();
     let namespace = Namespace::new("e2e-wrong").unwrap();
     let topics = Topics::new(&runtime, &namespace.name);
-    let both =
-        topics.resources("SELECT 1").replace("  sql: |", "  sqlFrom: {configMapKeyRef: {name: a, key: b}}\n  sql: |");
+    let both = topics.resources().replace("  sql: |", "  sqlFrom: {configMapKeyRef: {name: a, key: b}}\n  sql: |");
     let refusal = namespace.apply(&both).unwrap_err().to_string();
     assert!(refusal.contains("write exactly one of spec.sql and spec.sqlFrom"), "{refusal}");
-    let many = topics.resources(&topics.sql()).replace("shards: 4", "shards: 4\n  replicas: 2");
+    let many = topics.resources().replace("  sql: |", "  replicas: 2\n  sql: |");
     let refusal = namespace.apply(&many).unwrap_err().to_string();
     assert!(refusal.contains("spec.replicas"), "{refusal}");
 
     let begin = Instant::now();
-    namespace.apply(&topics.resources(&topics.sql().replace("COUNT(dep_delay)", "COUNT(dep_delya)"))).unwrap();
+    namespace.apply(&topics.resources().replace("COUNT(dep_delay)", "COUNT(dep_delya)")).unwrap();
     let message = namespace
         .until("the reason in the condition", Duration::from_secs(30), || {
             let stalled = namespace.get("streamjob/flights", "{.status.conditions[?(@.type==\"Stalled\")].status}")?;
@@ -212,10 +192,10 @@ fn a_suspended_job_has_no_pod_and_goes_on_where_it_was() {
     let runtime = runtime();
     let namespace = Namespace::new("e2e-suspend").unwrap();
     let topics = Topics::new(&runtime, &namespace.name);
-    let all = flights::read().unwrap();
+    let all = flights::nearly_sorted(flights::read().unwrap());
     let (first, rest) = all.split_at(all.len() / 2);
     topics.send(first);
-    namespace.apply(&topics.resources(&topics.sql())).unwrap();
+    namespace.apply(&topics.resources()).unwrap();
     namespace.wait_for("streamjob/flights", "condition=Ready", Duration::from_secs(90)).unwrap();
     let mut reader = Reader::new(&topics.output).unwrap();
     reader.until("a first row", Duration::from_secs(60), |rows| !rows.is_empty()).unwrap();
