@@ -6,6 +6,8 @@ mod blackhole;
 mod encoder;
 mod filesystem;
 pub mod format_options;
+mod generated;
+mod nexmark;
 pub mod options;
 mod print;
 pub mod registry;

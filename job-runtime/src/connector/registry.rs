@@ -11,6 +11,7 @@ use plan::Table;
 
 use super::blackhole::BlackholeFactory;
 use super::filesystem::{self, FileSinkFactory, FileSourceFactory};
+use super::nexmark::{self, NexmarkFactory};
 use super::options::{self, Connector, TableOptions};
 use super::print::{self, PrintFactory};
 use super::{ConnectorError, SinkFactory, SourceFactory};
@@ -49,7 +50,8 @@ pub fn validate(table: &Table, as_source: bool, as_sink: bool) -> Result<(), Con
     match connector {
         Connector::Filesystem => filesystem::validate(&options, as_source, as_sink),
         Connector::Print => print::validate(&options),
-        Connector::Kafka | Connector::Datagen | Connector::Nexmark | Connector::Blackhole => Ok(()),
+        Connector::Nexmark => nexmark::validate(&options),
+        Connector::Kafka | Connector::Datagen | Connector::Blackhole => Ok(()),
     }
 }
 
@@ -73,7 +75,7 @@ pub fn source(
         Connector::Filesystem => Ok(Box::new(FileSourceFactory::new(&options, &node.decoded, context)?)),
         Connector::Kafka => Err(wrong_direction(&options, "be read by this build yet")),
         Connector::Datagen => Err(wrong_direction(&options, "be read by this build yet")),
-        Connector::Nexmark => Err(wrong_direction(&options, "be read by this build yet")),
+        Connector::Nexmark => Ok(Box::new(NexmarkFactory::new(&options, &node.decoded)?)),
         Connector::Print | Connector::Blackhole => Err(wrong_direction(&options, "be read: it is a sink only")),
     }
 }

@@ -164,8 +164,7 @@ impl Run {
             let check = Prefix { len: checked, crc: crc.clone().finalize() };
             crc.update(&buffer);
             let identity = Identity::of(&handle.metadata().map_err(failed)?);
-            let chunk =
-                Chunk { bytes: buffer, ends: std::mem::take(&mut ends), offset: checked, check, identity };
+            let chunk = Chunk { bytes: buffer, ends: std::mem::take(&mut ends), offset: checked, check, identity };
             self.events.send(Event::Chunk(chunk)).map_err(|_| Stop::Asked)?;
             (self.wake)();
             self.spec.splitter.taken(taken);

@@ -183,8 +183,8 @@ options! {
     NEXMARK_BASE_TIME = option("nexmark.base-time-millis", ValueKind::Integer(0, 1 << 50), &[Nexmark],
         "Event time of the first event, in milliseconds since 1970-01-01T00:00:00Z.").or("1436918400000").ours();
     /// `nexmark.event-rate`
-    NEXMARK_EVENT_GAP = option("nexmark.event-rate", ValueKind::Integer(1, 1_000_000_000), &[Nexmark],
-        "How many events lie in one second of event time, whatever the rate of their making.").or("10000").ours();
+    NEXMARK_EVENT_RATE = option("nexmark.event-rate", ValueKind::Integer(1, 1_000_000_000), &[Nexmark],
+        "How many events lie in one second of event time, whatever the rate of their making. The default is `nexmark.rate`, if that is set.").or("10000").ours();
     /// `print.style`
     PRINT_STYLE = option("print.style", ValueKind::OneOf(&["table", "json", "kv"]), &[Print],
         "A table for people, JSON lines, or `name=value` pairs.").or("table").ours();

@@ -82,7 +82,8 @@ fn gzip(text: &[u8]) -> Vec<u8> {
 fn a_directory_is_one_partition_per_visible_file_in_order() {
     let dir = tempfile::tempdir().unwrap();
     for name in ["2.jsonl", "1.jsonl", ".hidden", "_SUCCESS"] {
-        std::fs::write(dir.path().join(name), format!("{{\"a\":1,\"b\":\"{name}\"}}\n\n{{\"b\":\"x\",\"a\":2}}")).unwrap();
+        std::fs::write(dir.path().join(name), format!("{{\"a\":1,\"b\":\"{name}\"}}\n\n{{\"b\":\"x\",\"a\":2}}"))
+            .unwrap();
     }
     let options = [("connector", "filesystem"), ("format", "json"), ("path", ".")];
     let factory = source(&table(&columns(), &options), &columns(), dir.path()).unwrap();
