@@ -3,6 +3,7 @@
 //! Owns the traits; each connector has a file of its own below.
 
 mod blackhole;
+mod datagen;
 mod encoder;
 mod filesystem;
 pub mod format_options;

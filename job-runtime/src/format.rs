@@ -347,3 +347,11 @@ pub fn text_cells(batch: &RecordBatch) -> Vec<String> {
     }
     cells
 }
+
+/// A decimal of `DECIMAL(precision, scale)` as its unscaled digits, read as the formats read it.
+///
+/// # Errors
+/// When the text is no such number.
+pub fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, String> {
+    scalar::parse_decimal(text.trim().as_bytes(), precision, scale)
+}

@@ -288,6 +288,11 @@ fn connector_of(table: &plan::Table) -> Result<Connector, ConnectorError> {
     })
 }
 
+/// A duration as options write it, in milliseconds.
+pub(super) fn duration_ms(text: &str) -> Option<u64> {
+    value::duration(text).and_then(|d| u64::try_from(d.as_millis()).ok())
+}
+
 /// The candidate that `word` was probably meant to be.
 #[must_use]
 pub fn nearest<'c>(word: &str, candidates: impl Iterator<Item = &'c str>) -> Option<&'c str> {

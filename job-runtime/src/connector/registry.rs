@@ -10,6 +10,7 @@ use dataflow::graph::{SinkNode, SourceNode};
 use plan::Table;
 
 use super::blackhole::BlackholeFactory;
+use super::datagen::{self, DatagenFactory};
 use super::filesystem::{self, FileSinkFactory, FileSourceFactory};
 use super::nexmark::{self, NexmarkFactory};
 use super::options::{self, Connector, TableOptions};
@@ -51,7 +52,8 @@ pub fn validate(table: &Table, as_source: bool, as_sink: bool) -> Result<(), Con
         Connector::Filesystem => filesystem::validate(&options, as_source, as_sink),
         Connector::Print => print::validate(&options),
         Connector::Nexmark => nexmark::validate(&options),
-        Connector::Kafka | Connector::Datagen | Connector::Blackhole => Ok(()),
+        Connector::Datagen => datagen::validate(&options),
+        Connector::Kafka | Connector::Blackhole => Ok(()),
     }
 }
 
@@ -74,7 +76,7 @@ pub fn source(
     match options.connector() {
         Connector::Filesystem => Ok(Box::new(FileSourceFactory::new(&options, &node.decoded, context)?)),
         Connector::Kafka => Err(wrong_direction(&options, "be read by this build yet")),
-        Connector::Datagen => Err(wrong_direction(&options, "be read by this build yet")),
+        Connector::Datagen => Ok(Box::new(DatagenFactory::new(&options, &node.decoded)?)),
         Connector::Nexmark => Ok(Box::new(NexmarkFactory::new(&options, &node.decoded)?)),
         Connector::Print | Connector::Blackhole => Err(wrong_direction(&options, "be read: it is a sink only")),
     }
