@@ -84,6 +84,9 @@ pub enum Error {
     /// The status cannot be written.
     #[error("cannot write the job's status")]
     Status(#[source] kube::Error),
+    /// Somebody changed the job while it was decided about; it is decided anew.
+    #[error("the job was changed meanwhile")]
+    Changed,
 }
 
 /// Name of a job in maps, logs and metrics.
@@ -122,7 +125,7 @@ async fn steps(seen: &DeserializeGuard<StreamJob>, context: &Context, key: &str)
     if job.metadata.deletion_timestamp.is_some() {
         return delete::delete(context, &api, &job, key).await;
     }
-    delete::ensure_finalizer(context, &api, &job).await?;
+    let job = delete::ensure_finalizer(context, &api, job).await?;
 
     // observe (client required)
     let observed = observe::observe(&context.client, context.pods.as_ref(), &job).await.map_err(Error::Observe)?;
@@ -167,22 +170,31 @@ fn next_look(context: &Context, job: &StreamJob, observed: &observe::Observed, w
     if working {
         return POLL_MIN.min(longest);
     }
-    let changed = job.status.iter().flat_map(|status| &status.conditions).map(|condition| condition.last_transition_time.0).max();
-    let age = changed.map_or(Duration::ZERO, |changed| {
-        Duration::try_from(observed.now.duration_since(changed)).unwrap_or_default()
-    });
+    let changed =
+        job.status.iter().flat_map(|status| &status.conditions).map(|condition| condition.last_transition_time.0).max();
+    let age = changed
+        .map_or(Duration::ZERO, |changed| Duration::try_from(observed.now.duration_since(changed)).unwrap_or_default());
     (age / 10).clamp(POLL_MIN.min(longest), longest)
 }
 
 /// What to do after an error: wait, twice as long as the last time.
 pub fn error_policy(job: Arc<DeserializeGuard<StreamJob>>, error: &Error, context: Arc<Context>) -> Action {
     let key = key(&job);
-    let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = failures.entry(key.clone()).or_default();
-    let wait = backoff(*count);
-    *count = count.saturating_add(1);
-    tracing::warn!(job = key, error = format!("{:#}", ErrorChain(error)), retry_ms = wait.as_millis(), "a reconcile failed");
-    Action::requeue(wait)
+    match error {
+        Error::Changed => {
+            tracing::debug!(job = key, "changed meanwhile");
+            Action::requeue(*BACKOFF.start())
+        }
+        Error::Observe(_) | Error::Finalizer(_) | Error::Apply { .. } | Error::Delete { .. } | Error::Status(_) => {
+            let mut failures = context.failures.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = failures.entry(key.clone()).or_default();
+            let wait = backoff(*count);
+            *count = count.saturating_add(1);
+            let error = ErrorChain(error).to_string();
+            tracing::warn!(job = key, error, retry_ms = wait.as_millis(), "a reconcile failed");
+            Action::requeue(wait)
+        }
+    }
 }
 
 /// Wait after so many errors in a row.
@@ -198,6 +210,10 @@ impl std::fmt::Display for ErrorChain<'_> {
         write!(f, "{}", self.0)?;
         let mut cause = self.0.source();
         while let Some(error) = cause {
+            // The client prints an answer of the API server as a structure, and twice.
+            if let Some(kube::Error::Api(status)) = error.downcast_ref() {
+                return write!(f, ": {} ({} {})", status.message, status.code, status.reason);
+            }
             write!(f, ": {error}")?;
             cause = error.source();
         }

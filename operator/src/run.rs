@@ -29,7 +29,7 @@ use crate::metrics::{Metrics, MetricsError};
 use crate::server::{Health, ServerError, serve};
 
 /// How long reconciles that run may take to end when the operator stops.
-const STOP_DEADLINE: Duration = Duration::from_secs(20);
+const STOP_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the API server may take to answer the first question.
 const FIRST_ANSWER: Duration = Duration::from_secs(30);

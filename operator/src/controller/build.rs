@@ -22,7 +22,6 @@ use kube::Resource as _;
 
 use super::validate::ValidatedJob;
 
-
 /// Name of the only container of a job's pods.
 pub const JOB_CONTAINER: &str = "job";
 

@@ -20,7 +20,6 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use super::facts::{PodFacts, StatefulSetFacts};
 use super::validate::{Invalid, ValidatedJob};
 
-
 /// How long the StatefulSet controller may take to create a pod before the job is called stalled.
 const PODS_DEADLINE: SignedDuration = SignedDuration::from_secs(30);
 
@@ -160,9 +159,9 @@ fn decide_ended(job: &ValidatedJob, recorded: &Recorded, pods: &[PodFacts], now:
     }
     let current: Vec<_> = pods.iter().filter(|pod| has_revision(pod, job)).collect();
     let finished = current.iter().filter(|pod| says_finished(pod, job)).count();
-    let invalid = current.iter().any(|pod| {
-        !pod.ready && pod.last_words.as_ref().is_some_and(|words| words.reason == Some(Reason::InvalidJob))
-    });
+    let invalid = current
+        .iter()
+        .any(|pod| !pod.ready && pod.last_words.as_ref().is_some_and(|words| words.reason == Some(Reason::InvalidJob)));
     let phase = if finished > 0 && finished >= usize::from(job.replicas) {
         EndedPhase::Finished
     } else if invalid {
@@ -268,13 +267,20 @@ fn verdict_running(
     if pods.is_empty() && set.is_some() && same_revision && passed(PODS_DEADLINE, Reason::PodsRefused) {
         return Verdict::Stalled(
             Reason::PodsRefused,
-            format!("no pod is created: `kubectl describe statefulset {}` shows why the API server refuses it", job.name),
+            format!(
+                "no pod is created: `kubectl describe statefulset {}` shows why the API server refuses it",
+                job.name
+            ),
         );
     }
     if same_revision && passed(READY_DEADLINE, Reason::DeadlineExceeded) {
         return Verdict::Stalled(
             Reason::DeadlineExceeded,
-            format!("{ready} of {} ready after 10 minutes: `kubectl describe pod -l millstream.io/job={}`", count(wanted), job.name),
+            format!(
+                "{ready} of {} ready after 10 minutes: `kubectl describe pod -l millstream.io/job={}`",
+                count(wanted),
+                job.name
+            ),
         );
     }
     Verdict::Working(Reason::Deploying, format!("{ready} of {} ready", count(wanted)))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use crds::names::{self, Reason};
 use crds::v1alpha1::{Phase, StreamJob};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
@@ -26,30 +27,31 @@ const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// Added to a job's own grace period, for the kubelet.
 const KUBELET_TIME: Duration = Duration::from_secs(60);
 
-/// Puts our finalizer on a job that has none, before anything is created for it.
-pub async fn ensure_finalizer(context: &Context, api: &Api<StreamJob>, job: &StreamJob) -> Result<(), Error> {
+/// Puts our finalizer on a job that has none, before anything is created for it. Returns the job as it is then.
+pub async fn ensure_finalizer(context: &Context, api: &Api<StreamJob>, job: StreamJob) -> Result<StreamJob, Error> {
     if job.finalizers().iter().any(|name| name == names::FINALIZER) {
-        return Ok(());
+        return Ok(job);
     }
     let mut finalizers = job.finalizers().to_vec();
     finalizers.push(names::FINALIZER.to_owned());
-    write_finalizers(context, api, job, &finalizers).await
+    let metadata = write_finalizers(context, api, &job, &finalizers).await?;
+    Ok(StreamJob { metadata, ..job })
 }
 
-/// Writes the list of finalizers, unless somebody else changed the job meanwhile. A job that is gone needs none.
+/// Writes the list of finalizers, unless somebody else changed the job meanwhile.
 async fn write_finalizers(
     context: &Context,
     api: &Api<StreamJob>,
     job: &StreamJob,
     finalizers: &[String],
-) -> Result<(), Error> {
+) -> Result<ObjectMeta, Error> {
     let patch = json!({"metadata": {"resourceVersion": job.resource_version(), "finalizers": finalizers}});
     match api.patch_metadata(&job.name_any(), &PatchParams::default(), &Patch::Merge(&patch)).await {
-        Ok(_) => {
+        Ok(written) => {
             context.metrics.wrote(Write::Finalizer);
-            Ok(())
+            Ok(written.metadata)
         }
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Err(Error::Changed),
         Err(error) => Err(Error::Finalizer(error)),
     }
 }

@@ -183,7 +183,11 @@ pub async fn write(
         "status": new.status,
     });
     let parameters = PatchParams::apply(names::FIELD_MANAGER).force();
-    let written = api.patch_status(&job.name_any(), &parameters, &Patch::Apply(&patch)).await.map_err(Error::Status)?;
+    let written = match api.patch_status(&job.name_any(), &parameters, &Patch::Apply(&patch)).await {
+        Ok(written) => written,
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Err(Error::Changed),
+        Err(error) => return Err(Error::Status(error)),
+    };
     context.metrics.wrote(Write::Status);
     for note in events::between(job.status.as_ref(), &new.status, &new.verdict) {
         tracing::info!(reason = %note.reason, message = note.text, "changed");
