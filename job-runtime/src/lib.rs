@@ -5,4 +5,5 @@
 pub mod commit;
 pub mod connector;
 pub mod format;
+pub mod reference;
 pub mod state;
