@@ -3,6 +3,7 @@
 //! Owns the contract; `commit/local.rs` and `commit/kafka.rs` are the forms. It decides nothing about when to commit (crate `checkpoint`).
 
 pub mod bookkeeping;
+pub mod kafka;
 pub mod local;
 
 use dataflow::key::ShardId;

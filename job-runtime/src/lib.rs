@@ -5,5 +5,5 @@
 pub mod commit;
 pub mod connector;
 pub mod format;
-pub mod reference;
+pub mod kafka;
 pub mod state;

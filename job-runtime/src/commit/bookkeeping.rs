@@ -29,7 +29,9 @@ const USER_KEY: usize = STATE_KEY_PREFIX + 4;
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BookkeepingError {
     /// Written by a newer release.
-    #[error("a stored {what} has layout {version}, this release reads up to {VERSION}; run the newer release, or start with --fresh")]
+    #[error(
+        "a stored {what} has layout {version}, this release reads up to {VERSION}; run the newer release, or start with --fresh"
+    )]
     Version {
         /// Position or ticket.
         what: &'static str,
@@ -72,7 +74,10 @@ pub fn put_ticket(changes: &mut ChangeBatch, node: OperatorUid, ticket: &Ticket)
 ///
 /// # Errors
 /// When the store of shard 0 cannot be read, or an entry is damaged or newer.
-pub fn positions(store: &dyn ShardStore, node: OperatorUid) -> Result<Vec<(PartitionId, SourcePosition)>, BookkeepingError> {
+pub fn positions(
+    store: &dyn ShardStore,
+    node: OperatorUid,
+) -> Result<Vec<(PartitionId, SourcePosition)>, BookkeepingError> {
     let entry = |name: &[u8], value: &[u8]| {
         let name = std::str::from_utf8(name).map_err(|_| BookkeepingError::Damaged { what: "position" })?;
         Ok((PartitionId(name.to_owned()), decode_position(value)?))
@@ -85,7 +90,8 @@ pub fn positions(store: &dyn ShardStore, node: OperatorUid) -> Result<Vec<(Parti
 /// # Errors
 /// When the store of shard 0 cannot be read, or an entry is damaged or newer.
 pub fn tickets(store: &dyn ShardStore, node: OperatorUid) -> Result<Vec<Ticket>, BookkeepingError> {
-    let entry = |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value)?.to_vec() });
+    let entry =
+        |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value)?.to_vec() });
     entries(store, OperatorUid::TICKETS, node, entry)
 }
 

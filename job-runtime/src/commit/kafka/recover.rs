@@ -1,0 +1,441 @@
+//! Steps 2 of a start: internal topics, the control topic, and the changelog's tail into the stores.
+//!
+//! Everything here runs after the fence: no earlier process of this pod can write any more, so what is read to its end is the truth.
+
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use checkpoint::assignment::{self, Assignment, AssignmentError};
+use checkpoint::changelog::{self, ChangelogError};
+use checkpoint::{local_log, names};
+use dataflow::key::ShardId;
+use dataflow::state::{LogOffset, ShardStore, StateError};
+use dataflow::worker::Wake;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use super::{KafkaCommitLog, KafkaLogConfig};
+use crate::kafka::client::{ConnectError, ConsumerClient, Watch};
+use crate::kafka::ffi::{ClientError, Fetched, PartitionReader};
+use crate::kafka::producer::TransactionalProducer;
+
+/// Recovery may take long after a long absence; it fails when nothing arrives for this time.
+const STALL: Duration = Duration::from_secs(30);
+const READ_BATCH: usize = 1000;
+
+/// A job cannot go on from its log.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// Kafka cannot be used.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A store failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// An internal topic does not fit the job.
+    #[error(
+        "topic {topic} has {found} partitions, the job needs {expected} (spec.shards cannot be changed on existing state); write spec.shards: {found}"
+    )]
+    Partitions {
+        /// The topic.
+        topic: String,
+        /// As it is.
+        found: i32,
+        /// As it should be.
+        expected: i32,
+    },
+    /// A record of the control topic cannot be read.
+    #[error("topic {topic}, offset {offset}: {source}")]
+    Control {
+        /// The topic.
+        topic: String,
+        /// The record.
+        offset: i64,
+        /// What is wrong.
+        source: AssignmentError,
+    },
+    /// The pod is not an owner.
+    #[error(
+        "pod {ordinal} is not in assignment {number} of the job ({pods} pods, {shards} shards); this process must not work on it"
+    )]
+    NotAssigned {
+        /// The pod.
+        ordinal: u16,
+        /// The assignment in force.
+        number: u64,
+        /// Its pods.
+        pods: usize,
+        /// Its shards.
+        shards: u16,
+    },
+    /// No assignment was made yet, and this pod is not the one to make it.
+    #[error("the job has no assignment yet; pod 0 makes the first one")]
+    NoAssignment,
+    /// A record of the changelog cannot be read.
+    #[error("topic {topic}, partition {partition}, offset {offset}: {source}; the state cannot be rebuilt from here")]
+    Changelog {
+        /// The topic.
+        topic: String,
+        /// The partition (= shard).
+        partition: u16,
+        /// The record.
+        offset: i64,
+        /// What is wrong.
+        source: ChangelogError,
+    },
+    /// The changelog begins after, or ends before, what the local state has.
+    #[error(
+        "shard {}: the local state stands at offset {applied}, and topic {topic} holds offsets {low} to {high}; {advice}", shard.0
+    )]
+    Gap {
+        /// The shard.
+        shard: ShardId,
+        /// The changelog.
+        topic: String,
+        /// The local state; -1 if there is none.
+        applied: i64,
+        /// First offset of the partition.
+        low: i64,
+        /// Its end.
+        high: i64,
+        /// What to do.
+        advice: &'static str,
+    },
+    /// Somebody else has an open transaction on the changelog.
+    #[error(
+        "topic {topic}, partition {partition}: another producer has an open transaction since offset {stable}; find and stop it"
+    )]
+    Unfenced {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: u16,
+        /// The last stable offset.
+        stable: i64,
+    },
+    /// Reading stopped.
+    #[error("topic {topic}, partition {partition}: cannot read on: {reason}")]
+    Read {
+        /// The topic.
+        topic: String,
+        /// The partition.
+        partition: i32,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// A pod that has fenced its earlier self and has not yet read the log.
+pub struct Fenced {
+    config: KafkaLogConfig,
+    job: u64,
+    producer: TransactionalProducer,
+}
+
+impl Fenced {
+    pub(super) fn new(config: KafkaLogConfig, producer: TransactionalProducer) -> Self {
+        let job = local_log::job_hash(&config.job_uid);
+        Self { config, job, producer }
+    }
+
+    /// Step 2 of a start: brings `stores` (the pod's shards) up to the end of the changelog.
+    ///
+    /// # Errors
+    /// See [`RecoverError`].
+    pub fn recover<S: ShardStore>(self, stores: &mut [S]) -> Result<KafkaCommitLog, RecoverError> {
+        let start = Instant::now();
+        // Reads everything, also what is not committed: the control topic is plain, and its view of an end is the high watermark.
+        let plain = self.client(&[("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")])?;
+        self.internal_topics(&plain)?;
+        self.check_assignment(&plain)?;
+        let records = self.changelog_tail(&plain, stores)?;
+        tracing::info!(records, ms = start.elapsed().as_millis() as u64, "state is at the end of the changelog");
+        Ok(KafkaCommitLog::new(self.config, self.producer))
+    }
+
+    fn client(&self, own: &[(&str, &str)]) -> Result<ConsumerClient, ConnectError> {
+        ConsumerClient::new(&self.config.properties, own, self.config.deadline)
+    }
+
+    fn internal_topics(&self, client: &ConsumerClient) -> Result<(), RecoverError> {
+        let wanted = [
+            (names::control_topic(&self.config.job_uid), 1),
+            (names::changelog_topic(&self.config.job_uid), i32::from(self.config.shards.count())),
+        ];
+        let mut missing = Vec::new();
+        for (topic, expected) in wanted {
+            match client.partitions(&topic) {
+                Ok(found) if found == expected => {}
+                Ok(found) => return Err(RecoverError::Partitions { topic, found, expected }),
+                Err(ConnectError::NoTopic { .. }) => missing.push((topic, expected)),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if missing.is_empty() { Ok(()) } else { self.create_topics(client, &missing) }
+    }
+
+    fn create_topics(&self, client: &ConsumerClient, missing: &[(String, i32)]) -> Result<(), RecoverError> {
+        let servers = self.config.properties.bootstrap_servers();
+        let failed = |topic: &str, code: Code, reason: String| {
+            RecoverError::Connect(ConnectError::new(servers, topic, code, &reason, self.config.deadline, None))
+        };
+        let mut config = ClientConfig::new();
+        for (key, value) in self.config.properties.consumer() {
+            config.set(key, value);
+        }
+        let made: Result<AdminClient<DefaultClientContext>, _> = config.create();
+        let admin = made.map_err(|e| failed("making a client", Code::Fail, e.to_string()))?;
+        let replication = self.config.replication.map_or(-1, i32::from);
+        // Kept for ever: the changelog is the state until a snapshot is known to hold it.
+        let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
+        let mut new = Vec::new();
+        for (name, partitions) in missing {
+            let topic = NewTopic::new(name, *partitions, TopicReplication::Fixed(replication));
+            new.push(kept.iter().fold(topic, |topic, (key, value)| topic.set(key, value)));
+        }
+        let options = AdminOptions::new()
+            .operation_timeout(Some(self.config.deadline))
+            .request_timeout(Some(self.config.deadline));
+        let results = futures::executor::block_on(admin.create_topics(&new, &options));
+        for result in results
+            .map_err(|e| failed("creating topics", e.rdkafka_error_code().unwrap_or(Code::Fail), e.to_string()))?
+        {
+            match result {
+                Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
+                Err((topic, code)) => return Err(failed(&topic, code, format!("cannot be created: {code}"))),
+            }
+        }
+        self.await_topics(client, missing)
+    }
+
+    /// A created topic is known to every broker a moment later.
+    fn await_topics(&self, client: &ConsumerClient, topics: &[(String, i32)]) -> Result<(), RecoverError> {
+        let deadline = Instant::now() + self.config.deadline;
+        for (topic, expected) in topics {
+            loop {
+                match client.partitions(topic) {
+                    Ok(found) if found == *expected => break,
+                    Ok(_) | Err(ConnectError::NoTopic { .. }) if Instant::now() < deadline => {
+                        std::thread::park_timeout(Duration::from_millis(20));
+                    }
+                    Ok(found) => {
+                        return Err(RecoverError::Partitions { topic: topic.clone(), found, expected: *expected });
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the control topic to its end; pod 0 makes the first assignment. The pod goes on only if the assignment in force is its own.
+    fn check_assignment(&self, client: &ConsumerClient) -> Result<(), RecoverError> {
+        let first = Assignment::first(self.config.shards.count(), self.config.pods);
+        let current = match self.read_control(client)? {
+            Some(current) => current,
+            None if self.config.ordinal == 0 => {
+                self.append_control(&first)?;
+                // Read again: of two first records the earlier one stands, and that may not be ours.
+                self.read_control(client)?.ok_or(RecoverError::NoAssignment)?
+            }
+            None => return Err(RecoverError::NoAssignment),
+        };
+        let fits =
+            current.shards == first.shards && current.share(self.config.ordinal) == first.share(self.config.ordinal);
+        if fits {
+            return Ok(());
+        }
+        let Assignment { number, shards, pods } = current;
+        Err(RecoverError::NotAssigned { ordinal: self.config.ordinal, number, pods: pods.len(), shards })
+    }
+
+    fn read_control(&self, client: &ConsumerClient) -> Result<Option<Assignment>, RecoverError> {
+        let topic = names::control_topic(&self.config.job_uid);
+        let (low, high) = client.watermarks(&topic, 0)?;
+        let mut records = Vec::new();
+        let tail = Tail { partition: 0, from: low, end: high };
+        read_tails(client, &topic, &[tail], &mut |_, offset, value| {
+            let decoded = Assignment::decode(self.job, value.unwrap_or_default());
+            records.push(decoded.map_err(|source| RecoverError::Control { topic: topic.clone(), offset, source })?);
+            Ok(())
+        })?;
+        Ok(assignment::in_force(records))
+    }
+
+    /// Appends a plain record: an assignment is in force from its place in the topic, not from a transaction's end.
+    fn append_control(&self, assignment: &Assignment) -> Result<(), RecoverError> {
+        let topic = names::control_topic(&self.config.job_uid);
+        let servers = self.config.properties.bootstrap_servers();
+        let failed = |e: ClientError| ConnectError::new(servers, &topic, e.code, &e.text, self.config.deadline, None);
+        let mut properties = self.config.properties.producer();
+        properties.extend([("acks", "all"), ("enable.idempotence", "true"), ("linger.ms", "0")]);
+        let producer = crate::kafka::ffi::RawProducer::new(&properties).map_err(failed)?;
+        let deadline = Instant::now() + self.config.deadline;
+        producer.produce(&topic, 0, &assignment.encode(self.job), 0, deadline).map_err(failed)?;
+        producer.flush(self.config.deadline).map_err(failed)?;
+        match producer.take_deliveries().failed {
+            Some((_, error)) => Err(failed(error).into()),
+            None => Ok(()),
+        }
+    }
+
+    /// Applies what the changelog has and the stores do not. Returns the number of records.
+    fn changelog_tail<S: ShardStore>(&self, plain: &ConsumerClient, stores: &mut [S]) -> Result<u64, RecoverError> {
+        let topic = names::changelog_topic(&self.config.job_uid);
+        let committed = self.client(&[("isolation.level", "read_committed"), ("enable.partition.eof", "true")])?;
+        let mut tails = Vec::new();
+        for store in stores.iter() {
+            let tail = self.tail(plain, &committed, &topic, store.shard(), store.applied())?;
+            if tail.from < tail.end {
+                tails.push(tail);
+            }
+        }
+        let mut records = 0;
+        read_tails(&committed, &topic, &tails, &mut |partition, offset, value| {
+            let shard = ShardId(partition as u16);
+            let decoded = changelog::decode(self.job, shard, value.unwrap_or_default());
+            let changes = decoded.map_err(|source| RecoverError::Changelog {
+                topic: topic.clone(),
+                partition: shard.0,
+                offset,
+                source,
+            })?;
+            let store =
+                stores.iter_mut().find(|store| store.shard() == shard).expect("a tail is read for each of the stores");
+            store.apply(&changes, LogOffset(offset))?;
+            records += 1;
+            Ok(())
+        })?;
+        Ok(records)
+    }
+
+    /// The part of a shard's partition that its store does not have; checks that the two fit.
+    fn tail(
+        &self,
+        plain: &ConsumerClient,
+        committed: &ConsumerClient,
+        topic: &str,
+        shard: ShardId,
+        applied: Option<LogOffset>,
+    ) -> Result<Tail, RecoverError> {
+        let partition = i32::from(shard.0);
+        let (low, high) = plain.watermarks(topic, partition)?;
+        let stable = self.stable_end(committed, topic, shard, high)?;
+        let gap =
+            |applied: i64, advice| RecoverError::Gap { shard, topic: topic.to_owned(), applied, low, high, advice };
+        let from = match applied {
+            None if low > 0 => {
+                return Err(gap(-1, "the beginning was deleted and there is no snapshot: the state is lost"));
+            }
+            None => 0,
+            Some(applied) if applied.0 >= high => {
+                return Err(gap(
+                    applied.0,
+                    "the topic was made anew or is another one; drop the local state with --fresh",
+                ));
+            }
+            Some(applied) if low > applied.0 + 1 => {
+                return Err(gap(applied.0, "what lies between was deleted: the state is lost"));
+            }
+            Some(applied) => applied.0 + 1,
+        };
+        Ok(Tail { partition, from, end: stable })
+    }
+
+    /// After the fence nothing is open: the last stable offset is the high watermark, a moment later at most.
+    fn stable_end(
+        &self,
+        committed: &ConsumerClient,
+        topic: &str,
+        shard: ShardId,
+        high: i64,
+    ) -> Result<i64, RecoverError> {
+        let deadline = Instant::now() + self.config.deadline;
+        loop {
+            let stable = committed.watermarks(topic, i32::from(shard.0))?.1;
+            if stable >= high {
+                return Ok(stable);
+            }
+            if Instant::now() >= deadline {
+                return Err(RecoverError::Unfenced { topic: topic.to_owned(), partition: shard.0, stable });
+            }
+            std::thread::park_timeout(Duration::from_millis(10));
+        }
+    }
+}
+
+/// A part of a partition: `from` up to `end`.
+struct Tail {
+    partition: i32,
+    from: i64,
+    end: i64,
+}
+
+type Visit<'a> = &'a mut dyn FnMut(i32, i64, Option<&[u8]>) -> Result<(), RecoverError>;
+
+/// Reads parts of partitions, all at the same time, and shows each record.
+fn read_tails(client: &ConsumerClient, topic: &str, tails: &[Tail], visit: Visit<'_>) -> Result<(), RecoverError> {
+    let this: Thread = std::thread::current();
+    let wake: Wake = std::sync::Arc::new(move || this.unpark());
+    let mut open: Vec<(&Tail, PartitionReader<Watch>)> = Vec::new();
+    for tail in tails.iter().filter(|tail| tail.from < tail.end) {
+        let read =
+            |e: ClientError| RecoverError::Read { topic: topic.to_owned(), partition: tail.partition, reason: e.text };
+        let reader = PartitionReader::start(client.consumer().clone(), topic, tail.partition, tail.from, wake.clone())
+            .map_err(read)?;
+        open.push((tail, reader));
+    }
+    let mut heard = Instant::now();
+    while !open.is_empty() {
+        let mut taken = 0;
+        let mut still = Vec::with_capacity(open.len());
+        for (tail, mut reader) in open {
+            let (count, done) = read_some(topic, tail, &mut reader, visit)?;
+            taken += count;
+            if !done {
+                still.push((tail, reader));
+            }
+        }
+        open = still;
+        if taken > 0 {
+            heard = Instant::now();
+        } else if let Some((tail, _)) = open.first() {
+            if heard.elapsed() >= STALL {
+                let reason = format!("nothing arrived for {} s", STALL.as_secs());
+                return Err(RecoverError::Read { topic: topic.to_owned(), partition: tail.partition, reason });
+            }
+            std::thread::park_timeout(Duration::from_millis(500));
+        }
+    }
+    Ok(())
+}
+
+/// Takes what is there of one partition; true if its part is at its end.
+fn read_some(
+    topic: &str,
+    tail: &Tail,
+    reader: &mut PartitionReader<Watch>,
+    visit: Visit<'_>,
+) -> Result<(usize, bool), RecoverError> {
+    let (mut done, mut result) = (false, Ok(()));
+    let taken = reader.take(READ_BATCH, |fetched| {
+        if result.is_err() {
+            return;
+        }
+        match fetched {
+            Fetched::Record { offset, value } if offset < tail.end => {
+                result = visit(tail.partition, offset, value);
+                done |= offset + 1 >= tail.end;
+            }
+            Fetched::Record { .. } => done = true,
+            Fetched::End { offset } => done |= offset >= tail.end,
+            Fetched::Failed(error) => {
+                result =
+                    Err(RecoverError::Read { topic: topic.to_owned(), partition: tail.partition, reason: error.text });
+            }
+        }
+    });
+    result.map(|()| (taken, done))
+}
