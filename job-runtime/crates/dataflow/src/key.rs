@@ -1,6 +1,29 @@
 //! Keys, key groups and shards: how a row's key decides, for ever, where its state lives.
 //!
 //! Owns the key encoding and the hash. No library's hash or row format ever reaches anything stored.
+//!
+//! # Key encoding, for ever
+//! The key columns one after the other; no key column at all is the empty key. Each column starts with a marker: `0` is null and nothing
+//! follows, `1` is a value and this follows:
+//!
+//! | type | bytes |
+//! | --- | --- |
+//! | Boolean | one byte, 0 or 1 |
+//! | Int8, Int16, Int32, Int64, Date32, Time32, Time64, Timestamp, Decimal128 | big endian, sign bit flipped, as wide as the type |
+//! | Float32, Float64 | big endian bits; of a negative number all bits are flipped, else the sign bit; `-0.0` is `0.0`, every NaN is one NaN |
+//! | Utf8, Binary | length as u32 big endian, then the bytes |
+//!
+//! The encoding is self-delimiting, so equal encodings are equal keys (SQL's grouping: null equals null, NaN equals NaN). Comparing
+//! encodings orders keys with nulls first and fixed-width values ascending; strings go by length first.
+//!
+//! The hash of a key is `xxh3_64` (seed 0) of its encoding; its key group is the hash modulo 4096.
+
+mod decode;
+mod encode;
+
+pub use decode::{KeyDecodeError, KeyDecoder};
+pub(crate) use encode::write_fixed as write_fixed_key;
+pub use encode::{EncodedKeys, KeyEncoder, UnsupportedKey, hash_bytes};
 
 /// Number of key groups, for ever.
 pub const KEY_GROUPS: u16 = 4096;
@@ -8,6 +31,11 @@ pub const KEY_GROUPS: u16 = 4096;
 /// A key group: `xxh3_64(encoded key) % 4096`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct KeyGroup(pub u16);
+
+/// The key group of a key's hash.
+pub fn group_of(hash: u64) -> KeyGroup {
+    KeyGroup((hash % u64::from(KEY_GROUPS)) as u16)
+}
 
 /// A contiguous range of key groups: the unit of ownership, one changelog partition, one state database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,3 +72,6 @@ impl Shards {
         edge(u32::from(shard.0))..edge(u32::from(shard.0) + 1)
     }
 }
+
+#[cfg(test)]
+mod tests;

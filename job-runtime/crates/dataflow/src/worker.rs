@@ -1,16 +1,48 @@
-//! The worker's contract with the runtime: what goes in, what comes out, in one `step()` at a time.
+//! The worker: runs every stream operator of a job for the shards and source partitions that it owns, one `step()` at a time.
+//!
+//! Owns the contract with the runtime and the order of work in a step: what is held for a full queue goes first, then the stages from the last to the
+//! first, so that a full queue always empties. It never blocks, never waits and knows no clock.
+//!
+//! # Barriers
+//! `begin_commit` puts a barrier behind everything already taken from this worker's sources. It travels with the rows. A stream operator
+//! with several inputs, and the receiving side of an exchange, waits until all inputs have delivered it; what stands behind it on an
+//! input that already has stays where it is (in the queue, or unread in the source). When the last operator has passed it, the commit's
+//! share of this worker goes out as [`WorkerEvent::Commit`].
 
-use crate::graph::NodeId;
-use crate::key::ShardId;
-use crate::sink::SinkChunk;
-use crate::source::{PartitionId, SourcePosition};
-use crate::state::{ChangeBatch, LogOffset};
+mod commits;
+mod error;
+mod flow;
+mod root;
+mod setup;
 
-/// Number of a commit, rising by one for the life of a process.
+use std::sync::Arc;
+
+use crate::exchange::ExchangePorts;
+use crate::graph::{JobGraph, NodeId};
+use crate::key::{ShardId, Shards};
+use crate::sink::{SinkChunk, SinkEncoder};
+use crate::source::{PartitionId, SourcePartition, SourcePosition};
+use crate::state::{ChangeBatch, LogOffset, ShardStore};
+use crate::watermark::END_OF_TIME;
+
+pub use error::WorkerError;
+
+/// Number of a commit, rising by one for the life of a process, from [`CommitId::FIRST`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CommitId(pub u64);
 
-/// What a worker hands to the committer, in order.
+impl CommitId {
+    /// The first commit of a process: output belongs to it before it is begun.
+    pub const FIRST: CommitId = CommitId(1);
+
+    /// The commit after this one.
+    #[must_use]
+    pub fn next(self) -> CommitId {
+        CommitId(self.0 + 1)
+    }
+}
+
+/// What a worker hands to the committer, in order: all chunks of a commit, its [`WorkerCommit`], then chunks of the next.
 #[derive(Debug)]
 pub enum WorkerEvent {
     /// Output of the interval that `commit` will end.
@@ -60,3 +92,157 @@ pub type Wake = std::sync::Arc<dyn Fn() + Send + Sync>;
 
 /// Where committed changes stand in the log, per shard that changed.
 pub type AppliedOffsets = Vec<(ShardId, LogOffset)>;
+
+/// Everything a worker is made of.
+pub struct WorkerConfig {
+    /// This worker, `0..workers`.
+    pub index: usize,
+    /// How many workers the process has.
+    pub workers: usize,
+    /// The job.
+    pub graph: Arc<JobGraph>,
+    /// The job's shards.
+    pub shards: Shards,
+    /// The worker that owns each shard.
+    pub owner: Arc<[usize]>,
+    /// This worker's partitions of each source node.
+    pub sources: Vec<(NodeId, Box<dyn SourcePartition>)>,
+    /// One encoder per sink node.
+    pub encoders: Vec<(NodeId, Box<dyn SinkEncoder>)>,
+    /// The stores of this worker's shards.
+    pub stores: Vec<Box<dyn ShardStore>>,
+    /// This worker's element of [`crate::exchange::ports`].
+    pub exchange: ExchangePorts,
+    /// How many rows a source partition is asked for at once.
+    pub max_rows_per_poll: usize,
+}
+
+/// What a worker has done since it was made. Counters only rise.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerProgress {
+    /// The least watermark of the worker's last stream operators; `None` before the first, `i64::MAX` at the end of the input.
+    pub watermark_ms: Option<i64>,
+    /// One per node of the graph.
+    pub nodes: Vec<NodeProgress>,
+}
+
+/// What one stream operator has done on one worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NodeProgress {
+    /// The node.
+    pub node: NodeId,
+    /// Rows taken (a source: decoded rows).
+    pub rows_in: u64,
+    /// Rows given on (a sink: rows encoded).
+    pub rows_out: u64,
+    /// Rows dropped because their window had closed.
+    pub late_dropped: u64,
+    /// Its watermark; `None` before the first, `i64::MAX` at the end of the input.
+    pub watermark_ms: Option<i64>,
+    /// Entries of keyed state.
+    pub state_entries: u64,
+    /// About how much memory they take in bytes.
+    pub state_bytes: u64,
+}
+
+/// One worker. Made and stepped on one thread; nothing in it blocks.
+pub struct Worker {
+    flow: flow::Flow,
+    /// In the order of the graph.
+    roots: Vec<root::Root>,
+    stores: Vec<Box<dyn ShardStore>>,
+    max_rows: usize,
+    /// An error of a call that cannot return it.
+    failed: Option<WorkerError>,
+}
+
+impl Worker {
+    /// Builds the stream operators and restores their state by scanning the stores.
+    ///
+    /// # Errors
+    /// When what is given does not fit the graph, or stored state cannot be read.
+    pub fn new(config: WorkerConfig) -> Result<Self, WorkerError> {
+        setup::build(config)
+    }
+
+    /// Does a bounded piece of work; `now_ms` is the caller's clock (for idle timeouts only). Events are appended to `out`.
+    ///
+    /// # Errors
+    /// The worker is then of no further use: all its memory must be dropped.
+    pub fn step(&mut self, now_ms: u64, out: &mut Vec<WorkerEvent>) -> Result<StepStatus, WorkerError> {
+        if let Some(error) = self.failed.take() {
+            return Err(error);
+        }
+        let mut moved = self.flow.flush_held()?;
+        for root in self.roots.iter_mut().rev() {
+            moved |= root.run(&mut self.flow, self.max_rows, now_ms)?;
+        }
+        out.append(&mut self.flow.commits.events);
+        if moved {
+            return Ok(StepStatus::Progress);
+        }
+        if self.flow.is_finished() && self.roots.iter().all(root::Root::is_finished) {
+            return Ok(StepStatus::Finished);
+        }
+        Ok(StepStatus::Idle { wake_at_ms: self.roots.iter().filter_map(root::Root::idle_due_ms).min() })
+    }
+
+    /// Puts the barrier of commit `id` behind everything already taken from the sources. Commits may be begun before the last one is out
+    /// or applied; they keep their order. Works at any moment, also after [`StepStatus::Finished`]. A wrong `id` fails the next step.
+    pub fn begin_commit(&mut self, id: CommitId) {
+        let expected = self.flow.commits.next_id();
+        if id != expected {
+            self.failed.get_or_insert(WorkerError::CommitOrder { found: id, expected });
+            return;
+        }
+        let positions = self.roots.iter().flat_map(root::Root::positions).collect();
+        self.flow.commits.begin(id, positions, self.flow.nodes.len());
+        for root in &mut self.roots {
+            root.inject(id);
+        }
+    }
+
+    /// Commit `id` is in the log at `offsets`: applies this worker's changes of it to its stores.
+    ///
+    /// # Errors
+    /// When a store cannot be written, or the commit is not the oldest that waits for this.
+    pub fn commit_applied(&mut self, id: CommitId, offsets: &AppliedOffsets) -> Result<(), WorkerError> {
+        self.commit_applied_with(id, offsets, &[])
+    }
+
+    /// As [`Worker::commit_applied`], with changes that the committer added to the commit itself (positions, tickets). Those of shards
+    /// that this worker does not own are left out.
+    ///
+    /// # Errors
+    /// As [`Worker::commit_applied`].
+    pub fn commit_applied_with(
+        &mut self,
+        id: CommitId,
+        offsets: &AppliedOffsets,
+        added: &[(ShardId, ChangeBatch)],
+    ) -> Result<(), WorkerError> {
+        let mut changes = self.flow.commits.take_pending(id)?;
+        if let Some((shard, _)) = changes.iter().find(|(shard, _)| offsets.iter().all(|(s, _)| s != shard)) {
+            return Err(WorkerError::OffsetMissing { id, shard: *shard });
+        }
+        for store in &mut self.stores {
+            let shard = store.shard();
+            let Some(&(_, offset)) = offsets.iter().find(|(s, _)| *s == shard) else { continue };
+            let own = changes.iter_mut().find(|(s, _)| *s == shard);
+            let mut batch = own.map(|(_, batch)| std::mem::take(batch)).unwrap_or_default();
+            for (_, more) in added.iter().filter(|(s, _)| *s == shard) {
+                batch.append(more);
+            }
+            store.apply(&batch, offset)?;
+        }
+        Ok(())
+    }
+
+    /// What has been done so far. Cheap.
+    pub fn progress(&self) -> WorkerProgress {
+        let nodes = self.flow.progress();
+        let ends = nodes.iter().zip(&self.flow.nodes).filter(|(_, state)| state.consumers.is_empty());
+        let watermark = ends.map(|(node, _)| node.watermark_ms).min().unwrap_or(Some(END_OF_TIME));
+        WorkerProgress { watermark_ms: watermark, nodes }
+    }
+}

@@ -1,0 +1,218 @@
+//! The exchange between workers: one bounded queue per (exchange node, sending worker, receiving worker).
+//!
+//! Owns the queues, the wake-ups across them and the splitting of a batch by the worker that owns each row's key. A sender never loses an
+//! element: what does not fit is held, and the sending root stays still until it fits. It does not decide what to send or when to align.
+//!
+//! With one worker there is no queue and no split: the exchange only computes the hashes.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+
+use arrow::array::UInt32Array;
+use arrow::compute::take_record_batch;
+use arrow::error::ArrowError;
+
+use crate::batch::{Batch, Element};
+use crate::graph::{JobGraph, NodeId, NodeKind};
+use crate::key::{KEY_GROUPS, KeyGroup, Shards, group_of};
+use crate::worker::Wake;
+
+/// The other end of a queue is gone: that worker has stopped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerGone {
+    /// The worker that stopped.
+    pub worker: usize,
+}
+
+/// One worker's ends of all queues of all exchanges.
+#[derive(Default)]
+pub struct ExchangePorts {
+    /// One per exchange node, in the order of the graph; empty with one worker.
+    pub(crate) exchanges: Vec<ExchangeEnds>,
+}
+
+/// One worker's ends of one exchange.
+pub(crate) struct ExchangeEnds {
+    pub(crate) node: NodeId,
+    /// By receiving worker.
+    pub(crate) senders: Vec<QueueSender>,
+    /// By sending worker.
+    pub(crate) receivers: Vec<QueueReceiver>,
+}
+
+/// Makes the queues of a job, `capacity` elements each; element `i` of the result belongs to worker `i`. `wakes[i]` wakes worker `i`.
+///
+/// # Panics
+/// If `wakes` has not one entry per worker or `capacity` is 0.
+pub fn ports(graph: &JobGraph, workers: usize, capacity: usize, wakes: &[Wake]) -> Vec<ExchangePorts> {
+    assert_eq!(wakes.len(), workers, "one wake per worker");
+    assert!(capacity > 0, "a queue holds at least one element");
+    let mut ports: Vec<ExchangePorts> = (0..workers).map(|_| ExchangePorts::default()).collect();
+    if workers < 2 {
+        return ports;
+    }
+    for node in graph.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Exchange(_))) {
+        let mut senders: Vec<Vec<QueueSender>> = (0..workers).map(|_| Vec::with_capacity(workers)).collect();
+        let mut receivers: Vec<Vec<QueueReceiver>> = (0..workers).map(|_| Vec::with_capacity(workers)).collect();
+        for from in 0..workers {
+            for to in 0..workers {
+                let (sender, receiver) = queue(capacity, from, to, wakes);
+                senders[from].push(sender);
+                receivers[to].push(receiver);
+            }
+        }
+        for (port, (senders, receivers)) in ports.iter_mut().zip(senders.into_iter().zip(receivers)) {
+            port.exchanges.push(ExchangeEnds { node: node.id, senders, receivers });
+        }
+    }
+    ports
+}
+
+fn queue(capacity: usize, from: usize, to: usize, wakes: &[Wake]) -> (QueueSender, QueueReceiver) {
+    let (sender, receiver) = sync_channel(capacity);
+    let full = Arc::new(AtomicBool::new(false));
+    let sender =
+        QueueSender { queue: sender, held: VecDeque::new(), full: Arc::clone(&full), wake: Arc::clone(&wakes[to]), to };
+    (sender, QueueReceiver { queue: receiver, full, wake: Arc::clone(&wakes[from]), from })
+}
+
+/// The sending end: elements that do not fit are held here, in order.
+pub(crate) struct QueueSender {
+    queue: SyncSender<Element>,
+    held: VecDeque<Element>,
+    /// Set while something is held: the receiver wakes us when it has taken something.
+    full: Arc<AtomicBool>,
+    wake: Wake,
+    to: usize,
+}
+
+impl QueueSender {
+    /// Sends, or holds what does not fit.
+    pub(crate) fn send(&mut self, element: Element) -> Result<(), PeerGone> {
+        self.held.push_back(element);
+        if self.held.len() == 1 {
+            self.flush()?;
+        }
+        Ok(())
+    }
+
+    /// Tries to send what is held; true if something went.
+    pub(crate) fn flush(&mut self) -> Result<bool, PeerGone> {
+        let mut sent = false;
+        while let Some(element) = self.held.pop_front() {
+            if let Some(element) = self.try_send(element)? {
+                // Say that we wait, then look again: the receiver may have emptied the queue in between and not seen that we wait.
+                self.full.store(true, Ordering::SeqCst);
+                if let Some(element) = self.try_send(element)? {
+                    self.held.push_front(element);
+                    break;
+                }
+                self.full.store(false, Ordering::SeqCst);
+            }
+            sent = true;
+        }
+        if sent {
+            (self.wake)();
+        }
+        Ok(sent)
+    }
+
+    /// True while something is held.
+    pub(crate) fn is_blocked(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    fn try_send(&self, element: Element) -> Result<Option<Element>, PeerGone> {
+        match self.queue.try_send(element) {
+            Ok(()) => Ok(None),
+            Err(TrySendError::Full(element)) => Ok(Some(element)),
+            Err(TrySendError::Disconnected(_)) => Err(PeerGone { worker: self.to }),
+        }
+    }
+}
+
+/// The receiving end.
+pub(crate) struct QueueReceiver {
+    queue: Receiver<Element>,
+    full: Arc<AtomicBool>,
+    wake: Wake,
+    from: usize,
+}
+
+impl QueueReceiver {
+    /// The next element, if there is one.
+    pub(crate) fn receive(&mut self) -> Result<Option<Element>, PeerGone> {
+        match self.queue.try_recv() {
+            Ok(element) => {
+                if self.full.swap(false, Ordering::SeqCst) {
+                    (self.wake)();
+                }
+                Ok(Some(element))
+            }
+            Err(TryRecvError::Empty) => Ok(None),
+            Err(TryRecvError::Disconnected) => Err(PeerGone { worker: self.from }),
+        }
+    }
+}
+
+/// Splits batches by the worker that owns each row's key group.
+pub(crate) struct Splitter {
+    /// Worker of each key group.
+    worker_of_group: Box<[u16]>,
+    /// Row numbers by worker; kept to reuse the memory.
+    rows: Vec<Vec<u32>>,
+}
+
+impl Splitter {
+    pub(crate) fn new(shards: Shards, owner: &[usize], workers: usize) -> Self {
+        let worker_of_group =
+            (0..KEY_GROUPS).map(|g| owner[usize::from(shards.shard_of(KeyGroup(g)).0)] as u16).collect();
+        Self { worker_of_group, rows: vec![Vec::new(); workers] }
+    }
+
+    /// Calls `give` with each worker's part; the order of rows is kept within a part.
+    pub(crate) fn split(
+        &mut self,
+        batch: Batch,
+        hashes: &Arc<[u64]>,
+        mut give: impl FnMut(usize, Batch) -> Result<(), PeerGone>,
+    ) -> Result<(), SplitError> {
+        for rows in &mut self.rows {
+            rows.clear();
+        }
+        for (row, &hash) in hashes.iter().enumerate() {
+            let worker = self.worker_of_group[usize::from(group_of(hash).0)];
+            self.rows[usize::from(worker)].push(row as u32);
+        }
+        if let Some(worker) = self.rows.iter().position(|rows| rows.len() == hashes.len()) {
+            return Ok(give(worker, Batch { rows: batch.rows, hashes: Some(Arc::clone(hashes)) })?);
+        }
+        for (worker, rows) in self.rows.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+            let part_hashes = rows.iter().map(|&row| hashes[row as usize]).collect();
+            let part = take_record_batch(&batch.rows, &UInt32Array::from(rows.clone()))?;
+            give(worker, Batch { rows: part, hashes: Some(part_hashes) })?;
+        }
+        Ok(())
+    }
+}
+
+/// A batch could not be split or sent.
+#[derive(Debug)]
+pub(crate) enum SplitError {
+    Peer(PeerGone),
+    Arrow(ArrowError),
+}
+
+impl From<PeerGone> for SplitError {
+    fn from(peer: PeerGone) -> Self {
+        Self::Peer(peer)
+    }
+}
+
+impl From<ArrowError> for SplitError {
+    fn from(error: ArrowError) -> Self {
+        Self::Arrow(error)
+    }
+}

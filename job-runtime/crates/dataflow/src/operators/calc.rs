@@ -1,0 +1,107 @@
+//! Filter and projection, a batch at a time.
+//!
+//! Owns the selection of rows; expressions are the planner's.
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow::compute::{filter_record_batch, prep_null_mask_filter};
+use arrow::error::ArrowError;
+
+use crate::graph::{Calc, ExpressionError};
+
+/// A calculation failed on data.
+#[derive(Debug, thiserror::Error)]
+pub enum CalcError {
+    /// An expression failed.
+    #[error(transparent)]
+    Expression(#[from] ExpressionError),
+    /// The results do not make a batch of the output's schema.
+    #[error("the results do not fit the output")]
+    Arrow(#[from] ArrowError),
+}
+
+/// Applies a calculation; `None` if no row is left.
+///
+/// # Errors
+/// See [`CalcError`].
+pub fn apply(calc: &Calc, batch: &RecordBatch) -> Result<Option<RecordBatch>, CalcError> {
+    let kept = match &calc.filter {
+        Some(filter) => {
+            let mask = filter.evaluate(batch)?;
+            match select(mask.as_boolean(), batch)? {
+                Some(kept) => kept,
+                None => return Ok(None),
+            }
+        }
+        None => batch.clone(),
+    };
+    let columns = calc.projection.iter().map(|expr| match expr.as_column() {
+        Some(index) => Ok(ArrayRef::clone(kept.column(index))),
+        None => expr.evaluate(&kept),
+    });
+    let columns = columns.collect::<Result<Vec<_>, _>>()?;
+    let options = RecordBatchOptions::new().with_row_count(Some(kept.num_rows()));
+    Ok(Some(RecordBatch::try_new_with_options(calc.schema.clone(), columns, &options)?))
+}
+
+/// The rows for which `mask` is true: the batch itself if that is all, `None` if it is none.
+fn select(mask: &BooleanArray, batch: &RecordBatch) -> Result<Option<RecordBatch>, ArrowError> {
+    let kept = mask.true_count();
+    if kept == 0 {
+        return Ok(None);
+    }
+    if kept == batch.num_rows() {
+        return Ok(Some(batch.clone()));
+    }
+    let mask = if mask.null_count() > 0 { prep_null_mask_filter(mask) } else { mask.clone() };
+    filter_record_batch(batch, &mask).map(Some)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::array::Int64Array;
+    use arrow::datatypes::{DataType, Field, Int64Type, Schema};
+
+    use super::*;
+    use crate::graph::{ExprRef, Expression};
+
+    #[derive(Debug)]
+    struct Column(usize);
+    impl Expression for Column {
+        fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
+            Ok(Arc::clone(batch.column(self.0)))
+        }
+        fn as_column(&self) -> Option<usize> {
+            Some(self.0)
+        }
+    }
+
+    #[derive(Debug)]
+    struct Mask(Vec<Option<bool>>);
+    impl Expression for Mask {
+        fn evaluate(&self, _: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
+            Ok(Arc::new(BooleanArray::from(self.0.clone())))
+        }
+    }
+
+    fn run(mask: Vec<Option<bool>>) -> Option<RecordBatch> {
+        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(vec![1, 2, 3]))]).unwrap();
+        let projection: Vec<ExprRef> = vec![Arc::new(Column(0))];
+        apply(&Calc { filter: Some(Arc::new(Mask(mask))), projection, schema }, &batch).unwrap()
+    }
+
+    #[test]
+    fn null_is_not_true() {
+        let kept = run(vec![Some(true), None, Some(false)]).unwrap();
+        assert_eq!(kept.column(0).as_primitive::<Int64Type>().values(), &[1]);
+        assert!(run(vec![None, None, Some(false)]).is_none());
+    }
+
+    #[test]
+    fn keeping_all_rows_copies_nothing() {
+        let kept = run(vec![Some(true); 3]).unwrap();
+        assert_eq!(kept.num_rows(), 3);
+    }
+}

@@ -1,0 +1,288 @@
+//! The stream operators of one worker and the way of an element through them, depth first, from a root to the sinks or an exchange's queues.
+//!
+//! Owns delivery and alignment. Where elements come from (sources, exchange queues) is `root`'s.
+
+use crate::batch::{Batch, Element};
+use crate::exchange::{QueueSender, SplitError, Splitter};
+use crate::graph::{Calc, NodeId};
+use crate::key::KeyEncoder;
+use crate::operators::calc;
+use crate::operators::window::WindowAggregate;
+use crate::sink::{SinkChunk, SinkEncoder};
+use crate::watermark::{EventTime, MinOfInputs};
+use crate::worker::commits::Commits;
+use crate::worker::{CommitId, NodeProgress, WorkerError};
+
+/// An input of a node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Port {
+    pub(super) node: usize,
+    pub(super) input: usize,
+}
+
+/// What a root leads to on this worker.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Reach {
+    /// Inputs of nodes with several inputs.
+    pub(super) gates: Vec<Port>,
+    /// Exchanges with queues.
+    pub(super) exchanges: Vec<usize>,
+}
+
+/// Which inputs have delivered the barrier that a node waits for.
+pub(super) struct Alignment {
+    arrived: Vec<bool>,
+    count: usize,
+}
+
+impl Alignment {
+    pub(super) fn new(inputs: usize) -> Self {
+        Self { arrived: vec![false; inputs], count: 0 }
+    }
+
+    /// Takes the barrier from `input`; true if it was the last.
+    pub(super) fn arrive(&mut self, input: usize) -> bool {
+        debug_assert!(!self.arrived[input], "an input that has delivered its barrier stays still");
+        self.arrived[input] = true;
+        self.count += 1;
+        let complete = self.count == self.arrived.len();
+        if complete {
+            self.arrived.fill(false);
+            self.count = 0;
+        }
+        complete
+    }
+
+    /// True if `input` has delivered the barrier and others have not.
+    pub(super) fn is_closed(&self, input: usize) -> bool {
+        self.arrived[input]
+    }
+}
+
+/// What a node does on this worker.
+pub(super) enum Role {
+    Source,
+    Calc(Calc),
+    /// One worker: only hashes.
+    LocalExchange(KeyEncoder),
+    /// Several workers: splits into queues. Its output side is a root.
+    Exchange {
+        keys: KeyEncoder,
+        splitter: Splitter,
+        senders: Vec<QueueSender>,
+    },
+    Window(Box<WindowAggregate>),
+    Union,
+    Sink(Box<dyn SinkEncoder>),
+}
+
+/// One node on this worker.
+pub(super) struct NodeState {
+    pub(super) id: NodeId,
+    pub(super) name: String,
+    pub(super) role: Role,
+    pub(super) consumers: Vec<Port>,
+    /// Event time over its inputs (over the queues, for an exchange that has them).
+    pub(super) time: MinOfInputs,
+    /// Barriers over its inputs (likewise).
+    pub(super) alignment: Alignment,
+    /// The commit that will end the interval which this node is in.
+    pub(super) interval: CommitId,
+    pub(super) rows_in: u64,
+    pub(super) rows_out: u64,
+}
+
+pub(super) struct Flow {
+    pub(super) worker: usize,
+    pub(super) nodes: Vec<NodeState>,
+    pub(super) commits: Commits,
+}
+
+impl Flow {
+    /// Gives an element that `node` made to all that read it.
+    pub(super) fn emit(&mut self, node: usize, element: Element) -> Result<(), WorkerError> {
+        if let Element::Batch(batch) = &element {
+            self.nodes[node].rows_out += batch.rows.num_rows() as u64;
+        }
+        let Some(last) = self.nodes[node].consumers.len().checked_sub(1) else { return Ok(()) };
+        for i in 0..last {
+            let port = self.nodes[node].consumers[i];
+            self.deliver(port, element.clone())?;
+        }
+        let port = self.nodes[node].consumers[last];
+        self.deliver(port, element)
+    }
+
+    fn deliver(&mut self, port: Port, element: Element) -> Result<(), WorkerError> {
+        if let Role::Exchange { senders, .. } = &mut self.nodes[port.node].role
+            && !matches!(element, Element::Batch(_))
+        {
+            let sent = senders.iter_mut().try_for_each(|sender| sender.send(element.clone()));
+            return sent.map_err(|peer| WorkerError::peer(&self.nodes[port.node].name, peer));
+        }
+        match element {
+            Element::Batch(batch) => self.on_batch(port.node, batch),
+            Element::EventTime(time) => self.on_time(port, time),
+            Element::Barrier(id) => self.on_barrier(port, id),
+        }
+    }
+
+    fn on_batch(&mut self, index: usize, batch: Batch) -> Result<(), WorkerError> {
+        let node = &mut self.nodes[index];
+        node.rows_in += batch.rows.num_rows() as u64;
+        let output = match &mut node.role {
+            Role::Source => None,
+            Role::Calc(calc) => {
+                calc::apply(calc, &batch.rows).map_err(|e| WorkerError::calc(&node.name, e))?.map(Batch::new)
+            }
+            Role::LocalExchange(keys) => {
+                let hashes = keys.encode(&batch.rows).hashes();
+                Some(Batch { rows: batch.rows, hashes: Some(hashes) })
+            }
+            Role::Exchange { keys, splitter, senders } => {
+                let hashes = keys.encode(&batch.rows).hashes();
+                let split = splitter.split(batch, &hashes, |to, part| senders[to].send(Element::Batch(part)));
+                split.map_err(|error| match error {
+                    SplitError::Peer(peer) => WorkerError::peer(&node.name, peer),
+                    SplitError::Arrow(error) => WorkerError::arrow(&node.name, &error),
+                })?;
+                None
+            }
+            Role::Window(window) => {
+                window.update(&batch).map_err(|e| WorkerError::window(&node.name, e))?;
+                None
+            }
+            // Behind a union the hashes of an exchange say nothing: each input may have come through another one.
+            Role::Union => Some(Batch::new(batch.rows)),
+            Role::Sink(_) => return self.encode(index, &batch),
+        };
+        match output {
+            Some(batch) => self.emit(index, Element::Batch(batch)),
+            None => Ok(()),
+        }
+    }
+
+    fn encode(&mut self, index: usize, batch: &Batch) -> Result<(), WorkerError> {
+        let node = &mut self.nodes[index];
+        let Role::Sink(encoder) = &mut node.role else { return Ok(()) };
+        let mut payloads = Vec::new();
+        encoder.encode(&batch.rows, &mut payloads)?;
+        node.rows_out += batch.rows.num_rows() as u64;
+        self.give_out(index, payloads);
+        Ok(())
+    }
+
+    fn give_out(&mut self, index: usize, payloads: Vec<crate::sink::SinkPayload>) {
+        let (sink, interval) = (self.nodes[index].id, self.nodes[index].interval);
+        for payload in payloads {
+            self.commits.chunk(interval, SinkChunk { sink, worker: self.worker, payload });
+        }
+    }
+
+    fn on_time(&mut self, port: Port, time: EventTime) -> Result<(), WorkerError> {
+        match self.nodes[port.node].time.update(port.input, time) {
+            Some(time) => self.advance(port.node, time),
+            None => Ok(()),
+        }
+    }
+
+    /// The event time of a node has changed to `time`.
+    pub(super) fn advance(&mut self, index: usize, time: EventTime) -> Result<(), WorkerError> {
+        let node = &mut self.nodes[index];
+        if let Role::Window(window) = &mut node.role {
+            for rows in window.fire(time.watermark_ms).map_err(|e| WorkerError::window(&node.name, e))? {
+                self.emit(index, Element::Batch(Batch::new(rows)))?;
+            }
+        }
+        self.emit(index, Element::EventTime(time))
+    }
+
+    fn on_barrier(&mut self, port: Port, id: CommitId) -> Result<(), WorkerError> {
+        match self.nodes[port.node].alignment.arrive(port.input) {
+            true => self.pass(port.node, id),
+            false => Ok(()),
+        }
+    }
+
+    /// All inputs of a node have delivered the barrier: ends its interval and sends the barrier on.
+    pub(super) fn pass(&mut self, index: usize, id: CommitId) -> Result<(), WorkerError> {
+        let node = &mut self.nodes[index];
+        let mut changes = Vec::new();
+        let mut payloads = Vec::new();
+        match &mut node.role {
+            Role::Window(window) => changes = window.take_changes(),
+            Role::Sink(encoder) => encoder.flush(&mut payloads)?,
+            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange { .. } | Role::Union => {}
+        }
+        self.give_out(index, payloads);
+        let node = &mut self.nodes[index];
+        node.interval = id.next();
+        let at_end = node.time.combined().is_end();
+        // The barrier goes on first, so that the last operator to pass it is the last to count.
+        self.emit(index, Element::Barrier(id))?;
+        self.commits.passed(id, at_end, changes);
+        Ok(())
+    }
+
+    /// Sends what was held for full queues; true if something went.
+    pub(super) fn flush_held(&mut self) -> Result<bool, WorkerError> {
+        let mut moved = false;
+        for node in &mut self.nodes {
+            if let Role::Exchange { senders, .. } = &mut node.role {
+                for sender in senders.iter_mut().filter(|s| s.is_blocked()) {
+                    moved |= sender.flush().map_err(|peer| WorkerError::peer(&node.name, peer))?;
+                }
+            }
+        }
+        Ok(moved)
+    }
+
+    /// True if a node that the root leads to waits for a barrier from elsewhere: nothing more may come from this root until it has it.
+    pub(super) fn is_aligning(&self, reach: &Reach) -> bool {
+        reach.gates.iter().any(|gate| self.nodes[gate.node].alignment.is_closed(gate.input))
+    }
+
+    /// True if nothing more may come from the root now: alignment, or a full queue.
+    pub(super) fn is_blocked(&self, reach: &Reach) -> bool {
+        self.is_aligning(reach) || reach.exchanges.iter().any(|&node| self.has_held(node))
+    }
+
+    fn has_held(&self, node: usize) -> bool {
+        match &self.nodes[node].role {
+            Role::Exchange { senders, .. } => senders.iter().any(QueueSender::is_blocked),
+            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_) => {
+                false
+            }
+        }
+    }
+
+    /// True if every operator is at the end of its input, nothing is held and no barrier is on its way.
+    pub(super) fn is_finished(&self) -> bool {
+        self.commits.is_quiet()
+            && (0..self.nodes.len()).all(|i| self.nodes[i].time.combined().is_end() && !self.has_held(i))
+    }
+
+    pub(super) fn progress(&self) -> Vec<NodeProgress> {
+        let node = |node: &NodeState| {
+            let state = match &node.role {
+                Role::Window(window) => window.size(),
+                Role::Source
+                | Role::Calc(_)
+                | Role::LocalExchange(_)
+                | Role::Exchange { .. }
+                | Role::Union
+                | Role::Sink(_) => Default::default(),
+            };
+            NodeProgress {
+                node: node.id,
+                rows_in: node.rows_in,
+                rows_out: node.rows_out,
+                late_dropped: state.late_dropped,
+                watermark_ms: node.time.combined().known(),
+                state_entries: state.entries,
+                state_bytes: state.bytes,
+            }
+        };
+        self.nodes.iter().map(node).collect()
+    }
+}

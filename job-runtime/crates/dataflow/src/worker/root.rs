@@ -1,0 +1,229 @@
+//! Where elements come from on one worker: its partitions of a source, or the queues of an exchange.
+//!
+//! Owns reading in bounded pieces, and staying still when what is behind cannot take more. What happens to an element is `flow`'s.
+
+use std::collections::VecDeque;
+
+use arrow::array::{Array, RecordBatch};
+
+use crate::batch::{Batch, Element};
+use crate::columns::native_values;
+use crate::exchange::QueueReceiver;
+use crate::graph::{NodeId, SourceNode};
+use crate::operators::calc;
+use crate::source::{PartitionId, SourcePartition, SourcePoll, SourcePosition};
+use crate::watermark::{END_OF_TIME, SourceWatermarks};
+use crate::worker::flow::{Flow, Reach};
+use crate::worker::{CommitId, WorkerError};
+
+/// How many elements one queue gives per step, so that no other root waits long.
+const ELEMENTS_PER_STEP: usize = 8;
+
+pub(super) struct Root {
+    /// The node whose output this is.
+    pub(super) node: usize,
+    pub(super) reach: Reach,
+    pub(super) input: Input,
+}
+
+pub(super) enum Input {
+    Source(SourceInput),
+    /// By sending worker.
+    Exchange(Vec<QueueReceiver>),
+}
+
+/// This worker's partitions of one source node.
+pub(super) struct SourceInput {
+    pub(super) spec: SourceNode,
+    pub(super) partitions: Vec<Partition>,
+    pub(super) times: SourceWatermarks,
+    /// Barriers that could not be sent yet. While there is one, nothing is read: it stands behind what was read before it came.
+    pub(super) barriers: VecDeque<CommitId>,
+}
+
+pub(super) struct Partition {
+    pub(super) source: Box<dyn SourcePartition>,
+    pub(super) ended: bool,
+}
+
+impl Root {
+    /// Moves a bounded number of elements; true if something moved.
+    pub(super) fn run(&mut self, flow: &mut Flow, max_rows: usize, now_ms: u64) -> Result<bool, WorkerError> {
+        match &mut self.input {
+            Input::Source(source) => source.run(self.node, &self.reach, flow, max_rows, now_ms),
+            Input::Exchange(queues) => drain(queues, self.node, &self.reach, flow),
+        }
+    }
+
+    /// A commit is begun: its barrier stands behind everything read so far.
+    pub(super) fn inject(&mut self, id: CommitId) {
+        match &mut self.input {
+            Input::Source(source) => source.barriers.push_back(id),
+            Input::Exchange(_) => {}
+        }
+    }
+
+    /// Where the partitions stand.
+    pub(super) fn positions(&self) -> Vec<(NodeId, PartitionId, SourcePosition)> {
+        let node = NodeId(self.node as u32);
+        match &self.input {
+            Input::Source(source) => {
+                source.partitions.iter().map(|p| (node, p.source.id().clone(), p.source.position())).collect()
+            }
+            Input::Exchange(_) => Vec::new(),
+        }
+    }
+
+    /// True if nothing more can come from here but barriers.
+    pub(super) fn is_finished(&self) -> bool {
+        match &self.input {
+            Input::Source(source) => source.barriers.is_empty() && source.partitions.iter().all(|p| p.ended),
+            Input::Exchange(_) => true,
+        }
+    }
+
+    /// When an idle timeout is due.
+    pub(super) fn idle_due_ms(&self) -> Option<u64> {
+        match &self.input {
+            Input::Source(source) => source.times.idle_due_ms(),
+            Input::Exchange(_) => None,
+        }
+    }
+}
+
+fn drain(queues: &mut [QueueReceiver], node: usize, reach: &Reach, flow: &mut Flow) -> Result<bool, WorkerError> {
+    let mut moved = false;
+    for _ in 0..ELEMENTS_PER_STEP {
+        let mut any = false;
+        for (from, queue) in queues.iter_mut().enumerate() {
+            if flow.is_blocked(reach) {
+                return Ok(moved);
+            }
+            if flow.nodes[node].alignment.is_closed(from) {
+                continue;
+            }
+            let element = queue.receive().map_err(|peer| WorkerError::peer(&flow.nodes[node].name, peer))?;
+            let Some(element) = element else { continue };
+            any = true;
+            match element {
+                Element::Batch(_) => flow.emit(node, element)?,
+                Element::EventTime(time) => {
+                    if let Some(time) = flow.nodes[node].time.update(from, time) {
+                        flow.advance(node, time)?;
+                    }
+                }
+                Element::Barrier(id) => {
+                    if flow.nodes[node].alignment.arrive(from) {
+                        flow.pass(node, id)?;
+                    }
+                }
+            }
+        }
+        if !any {
+            break;
+        }
+        moved = true;
+    }
+    Ok(moved)
+}
+
+impl SourceInput {
+    fn run(
+        &mut self,
+        node: usize,
+        reach: &Reach,
+        flow: &mut Flow,
+        max_rows: usize,
+        now_ms: u64,
+    ) -> Result<bool, WorkerError> {
+        let mut moved = false;
+        // A barrier needs no room in a queue: what does not fit is held behind what is held already.
+        while !self.barriers.is_empty() && !flow.is_aligning(reach) {
+            if let Some(id) = self.barriers.pop_front() {
+                flow.pass(node, id)?;
+                moved = true;
+            }
+        }
+        if !self.barriers.is_empty() {
+            return Ok(moved);
+        }
+        for index in 0..self.partitions.len() {
+            if flow.is_blocked(reach) {
+                return Ok(moved);
+            }
+            moved |= self.poll(index, node, flow, max_rows, now_ms)?;
+        }
+        if let Some(time) = self.times.take_change()
+            && let Some(time) = flow.nodes[node].time.update(0, time)
+        {
+            flow.advance(node, time)?;
+            moved = true;
+        }
+        Ok(moved)
+    }
+
+    fn poll(
+        &mut self,
+        index: usize,
+        node: usize,
+        flow: &mut Flow,
+        max_rows: usize,
+        now_ms: u64,
+    ) -> Result<bool, WorkerError> {
+        let partition = &mut self.partitions[index];
+        if partition.ended {
+            return Ok(false);
+        }
+        match partition.source.poll(max_rows)? {
+            SourcePoll::Batch(decoded) => {
+                self.on_rows(index, node, decoded, flow)?;
+                Ok(true)
+            }
+            SourcePoll::Pending => {
+                self.times.on_pending(index, now_ms);
+                Ok(false)
+            }
+            SourcePoll::End => {
+                partition.ended = true;
+                self.times.on_end(index);
+                Ok(true)
+            }
+        }
+    }
+
+    fn on_rows(&mut self, index: usize, node: usize, decoded: RecordBatch, flow: &mut Flow) -> Result<(), WorkerError> {
+        if decoded.num_rows() == 0 {
+            return Ok(());
+        }
+        flow.commits.add_rows_in(decoded.num_rows() as u64);
+        let state = &mut flow.nodes[node];
+        state.rows_in += decoded.num_rows() as u64;
+        let rows = match &self.spec.computed {
+            Some(computed) => calc::apply(computed, &decoded).map_err(|e| WorkerError::calc(&state.name, e))?,
+            None => Some(decoded),
+        };
+        let Some(rows) = rows else { return Ok(()) };
+        let watermark = match &self.spec.watermark {
+            Some(spec) => {
+                let evaluated = spec.expr.evaluate(&rows);
+                let times =
+                    evaluated.map_err(|source| WorkerError::Expression { operator: state.name.clone(), source })?;
+                greatest(times.as_ref())
+            }
+            None => None,
+        };
+        flow.emit(node, Element::Batch(Batch::new(rows)))?;
+        self.times.on_rows(index, watermark);
+        Ok(())
+    }
+}
+
+/// The greatest of a column of milliseconds; nulls say nothing.
+fn greatest(times: &dyn Array) -> Option<i64> {
+    let values = native_values::<i64>(times);
+    let greatest = match times.logical_nulls().filter(|n| n.null_count() > 0) {
+        None => values.iter().copied().max(),
+        Some(nulls) => nulls.valid_indices().map(|row| values[row]).max(),
+    };
+    greatest.filter(|&ms| ms != END_OF_TIME)
+}

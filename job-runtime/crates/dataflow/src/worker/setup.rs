@@ -1,0 +1,249 @@
+//! Building a worker: the operators of the graph, what leads where, and the state from the stores.
+//!
+//! Owns the checks that what the runtime gave fits the graph. Runs once; nothing here is on the data path.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::exchange::{ExchangePorts, Splitter};
+use crate::graph::{Node, NodeId, NodeKind, OperatorUid};
+use crate::key::{KeyEncoder, ShardId};
+use crate::operators::window::{WindowAggregate, WindowError};
+use crate::sink::SinkEncoder;
+use crate::source::SourcePartition;
+use crate::state::{STATE_KEY_PREFIX, ShardStore};
+use crate::watermark::{MinOfInputs, SourceWatermarks};
+use crate::worker::commits::Commits;
+use crate::worker::flow::{Alignment, Flow, NodeState, Port, Reach, Role};
+use crate::worker::root::{Input, Partition, Root, SourceInput};
+use crate::worker::{CommitId, Worker, WorkerConfig, WorkerError};
+
+pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
+    check(&config)?;
+    let exchange = std::mem::take(&mut config.exchange);
+    let mut ends: BTreeMap<NodeId, _> =
+        exchange.exchanges.into_iter().map(|e| (e.node, (e.senders, e.receivers))).collect();
+    let mut nodes = Vec::with_capacity(config.graph.nodes.len());
+    let mut inputs = Vec::new();
+    let graph = std::sync::Arc::clone(&config.graph);
+    for node in &graph.nodes {
+        let (senders, receivers) = ends.remove(&node.id).unzip();
+        let role = role(node, &mut config, senders)?;
+        nodes.push(node_state(node, role, &config));
+        match (&node.kind, receivers) {
+            (NodeKind::Source(spec), _) => {
+                inputs.push((node.id, Input::Source(source_input(spec.clone(), node.id, &mut config.sources))));
+            }
+            (_, Some(receivers)) => inputs.push((node.id, Input::Exchange(receivers))),
+            (_, None) => {}
+        }
+    }
+    connect(&graph.nodes, &mut nodes);
+    let mut flow = Flow { worker: config.index, nodes, commits: Commits::new(config.index) };
+    restore(&mut flow, &config.stores, &graph.nodes)?;
+    let root = |(id, input): (NodeId, Input)| {
+        let node = id.0 as usize;
+        Root { node, reach: reach(&flow, node), input }
+    };
+    let roots = inputs.into_iter().map(root).collect();
+    Ok(Worker { roots, flow, stores: config.stores, max_rows: config.max_rows_per_poll, failed: None })
+}
+
+fn check(config: &WorkerConfig) -> Result<(), WorkerError> {
+    let fail = |message: String| Err(WorkerError::config(config.index, message));
+    let nodes = &config.graph.nodes;
+    if config.index >= config.workers || config.max_rows_per_poll == 0 {
+        return fail("the index must be below the number of workers, and max_rows_per_poll above 0".to_owned());
+    }
+    if config.owner.len() != usize::from(config.shards.count()) || config.owner.iter().any(|&w| w >= config.workers) {
+        return fail(format!("owner must name one of the workers for each of {} shards", config.shards.count()));
+    }
+    for (place, node) in nodes.iter().enumerate() {
+        if node.id.0 as usize != place || node.inputs.iter().any(|input| input.0 as usize >= place) {
+            return fail(format!("node {} ({}) is out of order in the graph", node.id.0, node.name));
+        }
+        let inputs = node.inputs.len();
+        let right = match &node.kind {
+            NodeKind::Source(_) => inputs == 0,
+            NodeKind::Union => inputs >= 1,
+            NodeKind::Calc(_) | NodeKind::Exchange(_) | NodeKind::WindowAggregate(_) | NodeKind::Sink(_) => inputs == 1,
+        };
+        if !right {
+            return fail(format!("{} has {inputs} inputs", node.name));
+        }
+        if node.uid.0 < OperatorUid::FIRST_FREE && matches!(node.kind, NodeKind::WindowAggregate(_)) {
+            return fail(format!("{} has the reserved uid {}", node.name, node.uid));
+        }
+    }
+    let exchanges = nodes.iter().filter(|n| matches!(n.kind, NodeKind::Exchange(_))).count();
+    let expected = if config.workers > 1 { exchanges } else { 0 };
+    if config.exchange.exchanges.len() != expected {
+        return fail("the exchange ports were made for another graph or number of workers".to_owned());
+    }
+    check_stores(config)
+}
+
+fn check_stores(config: &WorkerConfig) -> Result<(), WorkerError> {
+    let fail = |message: String| Err(WorkerError::config(config.index, message));
+    for store in &config.stores {
+        if config.owner.get(usize::from(store.shard().0)) != Some(&config.index) {
+            return fail(format!("it was given shard {}, which it does not own", store.shard().0));
+        }
+    }
+    let stateful = config.graph.nodes.iter().any(|n| matches!(n.kind, NodeKind::WindowAggregate(_)));
+    match owned(config).iter().find(|shard| config.stores.iter().all(|s| s.shard() != **shard)) {
+        Some(shard) if stateful => fail(format!("it owns shard {}, but was given no store for it", shard.0)),
+        _ => Ok(()),
+    }
+}
+
+/// The shards of this worker.
+fn owned(config: &WorkerConfig) -> Vec<ShardId> {
+    config.shards.all().filter(|shard| config.owner[usize::from(shard.0)] == config.index).collect()
+}
+
+fn role(
+    node: &Node,
+    config: &mut WorkerConfig,
+    senders: Option<Vec<crate::exchange::QueueSender>>,
+) -> Result<Role, WorkerError> {
+    let input = node.inputs.first().map(|input| &config.graph.nodes[input.0 as usize]);
+    Ok(match (&node.kind, input) {
+        (NodeKind::Source(_), _) | (_, None) => Role::Source,
+        (NodeKind::Calc(calc), _) => Role::Calc(calc.clone()),
+        (NodeKind::Exchange(exchange), Some(input)) => {
+            let keys = KeyEncoder::new(&input.schema, &exchange.keys).map_err(|e| WorkerError::key(&node.name, e))?;
+            match senders {
+                Some(senders) => Role::Exchange {
+                    keys,
+                    splitter: Splitter::new(config.shards, &config.owner, config.workers),
+                    senders,
+                },
+                None => Role::LocalExchange(keys),
+            }
+        }
+        (NodeKind::WindowAggregate(spec), Some(input)) => {
+            // The hashes of the exchange are those of the window's keys only if both have the same keys.
+            let hashed = matches!(&input.kind, NodeKind::Exchange(exchange) if exchange.keys == spec.keys);
+            if !hashed && config.workers > 1 {
+                let message = format!("{} must read an exchange by its own keys", node.name);
+                return Err(WorkerError::config(config.index, message));
+            }
+            let window = WindowAggregate::new(node, spec, &input.schema, config.shards, &owned(config), hashed);
+            Role::Window(Box::new(window.map_err(|e| WorkerError::window(&node.name, e))?))
+        }
+        (NodeKind::Union, _) => Role::Union,
+        (NodeKind::Sink(sink), _) => Role::Sink(
+            take_encoder(&mut config.encoders, node.id)
+                .ok_or_else(|| WorkerError::missing(config.index, "no encoder was given", node.id, &sink.table))?,
+        ),
+    })
+}
+
+fn take_encoder(encoders: &mut Vec<(NodeId, Box<dyn SinkEncoder>)>, node: NodeId) -> Option<Box<dyn SinkEncoder>> {
+    let place = encoders.iter().position(|(id, _)| *id == node)?;
+    Some(encoders.swap_remove(place).1)
+}
+
+fn source_input(
+    spec: crate::graph::SourceNode,
+    node: NodeId,
+    sources: &mut Vec<(NodeId, Box<dyn SourcePartition>)>,
+) -> SourceInput {
+    let (own, others): (Vec<_>, Vec<_>) = std::mem::take(sources).into_iter().partition(|(id, _)| *id == node);
+    *sources = others;
+    let partitions: Vec<_> = own.into_iter().map(|(_, source)| Partition { source, ended: false }).collect();
+    let idle_timeout = spec.watermark.as_ref().and_then(|w| w.idle_timeout);
+    let times = SourceWatermarks::new(partitions.len(), idle_timeout);
+    SourceInput { spec, partitions, times, barriers: VecDeque::new() }
+}
+
+fn node_state(node: &Node, role: Role, config: &WorkerConfig) -> NodeState {
+    let inputs = match &role {
+        Role::Source => 1,
+        Role::Exchange { .. } => config.workers,
+        Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_) => node.inputs.len(),
+    };
+    NodeState {
+        id: node.id,
+        name: node.name.clone(),
+        role,
+        consumers: Vec::new(),
+        time: MinOfInputs::new(inputs),
+        alignment: Alignment::new(inputs),
+        interval: CommitId::FIRST,
+        rows_in: 0,
+        rows_out: 0,
+    }
+}
+
+fn connect(graph: &[Node], nodes: &mut [NodeState]) {
+    for node in graph {
+        for (input, from) in node.inputs.iter().enumerate() {
+            nodes[from.0 as usize].consumers.push(Port { node: node.id.0 as usize, input });
+        }
+    }
+}
+
+/// What the output of `root` reaches on this worker without crossing a queue.
+fn reach(flow: &Flow, root: usize) -> Reach {
+    let mut reach = Reach::default();
+    let mut open = vec![root];
+    let mut seen = vec![false; flow.nodes.len()];
+    while let Some(node) = open.pop() {
+        for &port in &flow.nodes[node].consumers {
+            let consumer = &flow.nodes[port.node];
+            if matches!(consumer.role, Role::Exchange { .. }) {
+                if !reach.exchanges.contains(&port.node) {
+                    reach.exchanges.push(port.node);
+                }
+                continue;
+            }
+            if matches!(consumer.role, Role::Union) && !reach.gates.contains(&port) {
+                reach.gates.push(port);
+            }
+            if !std::mem::replace(&mut seen[port.node], true) {
+                open.push(port.node);
+            }
+        }
+    }
+    reach
+}
+
+/// Gives every stored entry to the operator that wrote it. Entries of other uids (positions, tickets, operators that the plan no longer
+/// has) are not the worker's.
+fn restore(flow: &mut Flow, stores: &[Box<dyn ShardStore>], graph: &[Node]) -> Result<(), WorkerError> {
+    let by_uid: BTreeMap<u32, usize> = graph
+        .iter()
+        .filter(|node| matches!(node.kind, NodeKind::WindowAggregate(_)))
+        .map(|node| (node.uid.0, node.id.0 as usize))
+        .collect();
+    if by_uid.is_empty() {
+        return Ok(());
+    }
+    for store in stores {
+        let mut failed: Option<(usize, WindowError)> = None;
+        store.scan(&[], &mut |key, value| {
+            let Some(uid) = key.get(2..STATE_KEY_PREFIX).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes) else {
+                return;
+            };
+            let Some(&node) = by_uid.get(&uid) else { return };
+            if failed.is_none()
+                && let Role::Window(window) = &mut flow.nodes[node].role
+                && let Err(error) = window.restore(key, value)
+            {
+                failed = Some((node, error));
+            }
+        })?;
+        if let Some((node, error)) = failed {
+            return Err(WorkerError::window(&flow.nodes[node].name, error));
+        }
+    }
+    Ok(())
+}
+
+impl ExchangePorts {
+    /// True if there is no queue: one worker, or no exchange.
+    pub fn is_empty(&self) -> bool {
+        self.exchanges.is_empty()
+    }
+}
