@@ -51,12 +51,15 @@ images: ## build the images millstream and millstream-operator as OCI archives, 
 	@$(OPT) cargo build --workspace --bin millstream --bin millstream-operator
 	@images/build
 
-generate: ## write the CRDs, the chart's copy of them and the reference pages again
-	@cargo build --workspace --bin generate
+generate: ## write the CRDs, the chart's copy of them, the reference pages and manifests/install.yaml again
+	@cargo build --workspace --bin generate --bin millstream-reference
 	@$(CARGO_TARGET_DIR)/debug/generate
+	@$(CARGO_TARGET_DIR)/debug/millstream-reference
+	@manifests/render
 
 docs: ## build the book
 	@e2e/lab/setup tools
+	@docs/check-links
 	@$(CACHE)/programs/tools/bin/mdbook build docs --dest-dir $(CACHE)/book
 	@echo "$(CACHE)/book/index.html"
 

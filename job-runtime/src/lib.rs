@@ -6,4 +6,5 @@ pub mod commit;
 pub mod connector;
 pub mod format;
 pub mod kafka;
+pub mod reference;
 pub mod state;
