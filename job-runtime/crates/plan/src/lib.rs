@@ -6,6 +6,31 @@
 use arrow::datatypes::SchemaRef;
 use dataflow::graph::JobGraph;
 
+mod bind;
+mod catalog;
+pub mod diagnostic;
+mod explain;
+mod expr;
+mod expression;
+pub mod functions;
+pub mod job;
+mod logical;
+mod lower;
+mod query;
+mod show;
+mod sql;
+mod uid;
+
+pub use diagnostic::{Diagnostic, Diagnostics};
+pub use explain::explain;
+
+use bind::Bound;
+use job::{JobFile, SqlSource};
+use logical::PlanOp;
+use query::QueryPlanner;
+use sql::Statement;
+use sql::place::Places;
+
 /// What a sink promises, as the job is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Guarantee {
@@ -61,4 +86,92 @@ pub struct PlannedJob {
     pub tables: Vec<Table>,
     /// What workers run.
     pub graph: JobGraph,
+    /// What the user wrote, for `explain`.
+    logical: logical::StreamPlan,
+    definitions: Vec<catalog::TableDef>,
+}
+
+/// Plans a job.
+///
+/// # Errors
+/// All problems of its SQL that could be found, each at its place.
+pub fn plan(job: &JobFile) -> Result<PlannedJob, Diagnostics> {
+    let text = match &job.sql {
+        SqlSource::Inline(text) => text,
+        SqlSource::ConfigMap { span, .. } => {
+            let problem = Diagnostic::at(*span, "`sqlFrom` is read by Kubernetes only")
+                .help("put the statements below `spec.sql` to run the job here");
+            return Err(job.diagnostics(vec![problem]));
+        }
+    };
+    let places = Places::new(text);
+    let mut problems = Vec::new();
+    let statements = sql::parser::parse(&places, &mut problems);
+    // A statement that could not be read may have declared what others name.
+    if !problems.is_empty() {
+        return Err(job.diagnostics(problems));
+    }
+    let mut planner = QueryPlanner::new(&places);
+    for statement in &statements {
+        if let Err(problem) = plan_statement(&mut planner, statement, &mut problems) {
+            problems.push(problem);
+        }
+    }
+    if problems.is_empty() && !statements.iter().any(|s| matches!(s, Statement::Insert(_))) {
+        let end = text.text.trim_end().len();
+        problems.push(
+            Diagnostic::at(text.file_span(end..end), "the job writes nothing").help("add `INSERT INTO <table> SELECT ...`"),
+        );
+    }
+    if !problems.is_empty() {
+        return Err(job.diagnostics(problems));
+    }
+    let graph = lower::lower(&planner.plan, &planner.tables)
+        .map_err(|error| job.diagnostics(vec![Diagnostic::of_file(format!("the plan cannot be run: {}", error.0))]))?;
+    let used = |table: &Table| {
+        planner.plan.nodes.iter().any(|node| match &node.op {
+            PlanOp::Scan { table: name } | PlanOp::Sink { table: name } => *name == table.name,
+            PlanOp::Calc { .. } | PlanOp::WindowAggregate { .. } | PlanOp::Union => false,
+        })
+    };
+    let tables = planner.tables.iter().map(|def| def.table.clone()).filter(used).collect();
+    Ok(PlannedJob { tables, graph, logical: planner.plan, definitions: planner.tables })
+}
+
+fn plan_statement(planner: &mut QueryPlanner<'_>, statement: &Statement, problems: &mut Vec<Diagnostic>) -> Bound<()> {
+    match statement {
+        Statement::CreateTable(create) => {
+            let name = &create.name.value;
+            if planner.is_declared(name) {
+                if create.if_not_exists {
+                    return Ok(());
+                }
+                return Err(Diagnostic::at(create.span, format!("`{name}` is declared twice")).help("give one of them another name"));
+            }
+            let def = catalog::TableDef::new(create, planner.places, problems);
+            planner.tables.push(def);
+            Ok(())
+        }
+        Statement::CreateView(view) => {
+            let name = view.name.value.clone();
+            if planner.is_declared(&name) {
+                return Err(Diagnostic::at(view.span, format!("`{name}` is declared twice")).help("give one of them another name"));
+            }
+            planner.set_fallback(view.span);
+            let columns: Vec<_> = view.columns.iter().collect();
+            let planned = planner.query(&view.query).and_then(|mut relation| {
+                planner.rename_columns(&mut relation, &columns)?;
+                Ok(relation)
+            });
+            match planned {
+                Ok(relation) => planner.views.push((name, relation)),
+                Err(problem) => {
+                    planner.broken.push(name);
+                    return Err(problem);
+                }
+            }
+            Ok(())
+        }
+        Statement::Insert(insert) => planner.insert(insert),
+    }
 }

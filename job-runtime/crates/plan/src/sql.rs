@@ -1,0 +1,74 @@
+//! The statements of a job in Flink SQL's dialect, as written.
+//!
+//! Owns the syntax. Names are not resolved here: see `query`.
+
+use sqlparser::ast::{Expr, Ident, Query};
+
+use crate::{Span, TableOption};
+use types::SqlType;
+
+pub(crate) mod create_table;
+pub(crate) mod dialect;
+pub(crate) mod parser;
+pub(crate) mod place;
+pub(crate) mod types;
+
+/// One statement of a job; statement sets are already taken apart.
+#[derive(Clone, Debug)]
+pub(crate) enum Statement {
+    CreateTable(CreateTable),
+    CreateView(CreateView),
+    Insert(Insert),
+}
+
+/// `CREATE TABLE name (…) WITH (…)`
+#[derive(Clone, Debug)]
+pub(crate) struct CreateTable {
+    pub(crate) name: Ident,
+    pub(crate) span: Span,
+    pub(crate) if_not_exists: bool,
+    pub(crate) columns: Vec<Column>,
+    pub(crate) watermark: Option<Watermark>,
+    pub(crate) primary_key: Vec<Ident>,
+    pub(crate) options: Vec<TableOption>,
+}
+
+/// A column of a table.
+#[derive(Clone, Debug)]
+pub(crate) struct Column {
+    pub(crate) name: Ident,
+    pub(crate) span: Span,
+    pub(crate) kind: ColumnKind,
+}
+
+/// What a column holds.
+#[derive(Clone, Debug)]
+pub(crate) enum ColumnKind {
+    Physical { data_type: SqlType, not_null: bool },
+    Computed(Box<Expr>),
+}
+
+/// `WATERMARK FOR column AS expr`
+#[derive(Clone, Debug)]
+pub(crate) struct Watermark {
+    pub(crate) column: Ident,
+    pub(crate) expr: Expr,
+}
+
+/// `CREATE VIEW name AS query`
+#[derive(Clone, Debug)]
+pub(crate) struct CreateView {
+    pub(crate) name: Ident,
+    pub(crate) span: Span,
+    pub(crate) columns: Vec<Ident>,
+    pub(crate) query: Box<Query>,
+}
+
+/// `INSERT INTO table [(columns)] query`
+#[derive(Clone, Debug)]
+pub(crate) struct Insert {
+    pub(crate) table: Ident,
+    pub(crate) columns: Vec<Ident>,
+    pub(crate) query: Box<Query>,
+    pub(crate) span: Span,
+}
