@@ -8,6 +8,7 @@ pub mod reference;
 pub mod schema;
 #[expect(
     unreachable_pub,
-    reason = "the schema derive makes a copy of each struct inside a function and keeps its visibility"
+    clippy::duplicated_attributes,
+    reason = "the derives copy each struct into a function with its visibility, and take columns that look alike to clippy"
 )]
 pub mod v1alpha1;

@@ -40,7 +40,10 @@ pub enum Applied {
 
 /// What was applied last, per job and kind: hash of the rendering, and the version that it became.
 #[derive(Debug, Default)]
-pub struct AppliedCache(Mutex<HashMap<String, HashMap<&'static str, (u64, ChildVersion)>>>);
+pub struct AppliedCache(Mutex<HashMap<String, AppliedKinds>>);
+
+/// Per kind: hash of the rendering, and the version that it became.
+type AppliedKinds = HashMap<&'static str, (u64, ChildVersion)>;
 
 impl AppliedCache {
     fn is_current(&self, job: &str, kind: &'static str, hash: u64, seen: Option<&ChildVersion>) -> bool {

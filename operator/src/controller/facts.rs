@@ -171,7 +171,7 @@ fn read_last_words(end: &ContainerStateTerminated) -> LastWords {
             "the pod used more memory than its limit; raise spec.template.resources.limits.memory",
         );
     }
-    if let Ok(termination) = serde_json::from_str::<Termination>(text) {
+    if let Some(termination) = read_termination(text) {
         return words(termination_reason(termination.reason), &termination.message);
     }
     if end.exit_code == 0 {
@@ -186,6 +186,15 @@ fn read_last_words(end: &ContainerStateTerminated) -> LastWords {
         text.to_owned()
     };
     words(Some(Reason::CrashLoop), &message)
+}
+
+/// Reads a pod's last words. The kubelet cuts them at 4096 bytes, so a long message may lack its end.
+fn read_termination(text: &str) -> Option<Termination> {
+    if let Ok(termination) = serde_json::from_str(text) {
+        return Some(termination);
+    }
+    let body = text.strip_prefix('{')?.trim_end_matches('\\');
+    ["\"}", "}"].iter().find_map(|end| serde_json::from_str(&format!("{{{body}{end}")).ok())
 }
 
 /// The pod's word for its trouble as a reason of ours.
@@ -276,6 +285,17 @@ mod tests {
             {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/1 nodes"}
         ]}));
         assert_eq!(pending.blocker.map(|blocker| blocker.reason), Some(Reason::Unschedulable));
+    }
+
+    #[test]
+    fn last_words_that_the_kubelet_cut_are_still_read() {
+        let words = terminated(
+            json!({"exitCode": 2, "message": r#"{"version":1,"reason":"InvalidJob","message":"line 1\nline"#}),
+        );
+        assert_eq!((words.reason, words.message.as_str()), (Some(Reason::InvalidJob), "line 1\nline"));
+        let words =
+            terminated(json!({"exitCode": 2, "message": r#"{"version":1,"reason":"InvalidJob","message":"line 1\"#}));
+        assert_eq!((words.reason, words.message.as_str()), (Some(Reason::InvalidJob), "line 1"));
     }
 
     #[test]

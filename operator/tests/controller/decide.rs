@@ -205,10 +205,10 @@ fn a_deleted_job_ends_its_pods_first_and_never_waits_for_ever() {
     let leaving = StatefulSetFacts { terminating: true, ..set() };
     let pod = ready_pod(&job);
     let reference = PodRef { name: "delays-0".to_owned(), uid: "pod".to_owned() };
-    assert_eq!(step(Some(set()), &[pod.clone()], 1), Deletion::EndStatefulSet { uid: "set".to_owned() });
-    assert_eq!(step(Some(leaving.clone()), &[pod.clone()], 1), Deletion::Wait);
-    assert_eq!(step(None, &[pod.clone()], 1), Deletion::EndPods(vec![reference]));
+    assert_eq!(step(Some(set()), std::slice::from_ref(&pod), 1), Deletion::EndStatefulSet { uid: "set".to_owned() });
+    assert_eq!(step(Some(leaving.clone()), std::slice::from_ref(&pod), 1), Deletion::Wait);
+    assert_eq!(step(None, std::slice::from_ref(&pod), 1), Deletion::EndPods(vec![reference]));
     assert_eq!(step(None, &[PodFacts { terminating: true, ..pod.clone() }], 1), Deletion::Wait);
     assert_eq!(step(None, &[], 1), Deletion::Release { late: false });
-    assert_eq!(step(Some(leaving), &[pod], 301), Deletion::Release { late: true });
+    assert_eq!(step(Some(leaving), std::slice::from_ref(&pod), 301), Deletion::Release { late: true });
 }

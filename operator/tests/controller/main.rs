@@ -2,5 +2,7 @@
 
 mod build;
 mod decide;
+mod fake_api;
 mod fixtures;
 mod kstatus;
+mod scenarios;
