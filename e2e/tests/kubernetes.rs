@@ -23,7 +23,8 @@ fn install() {
         let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/millstream");
         let chart = chart.to_str().expect("the checkout's path is UTF-8");
         let mut arguments = vec!["upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--create-namespace"];
-        arguments.extend(["--wait", "--timeout", "120s"]);
+        // Definitions that someone applied by hand before are taken over.
+        arguments.extend(["--take-ownership", "--wait", "--timeout", "120s"]);
         if let Err(error) = run("helm", &arguments) {
             let pods = run("kubectl", &["--namespace", SYSTEM, "get", "pods", "-o", "wide"]).unwrap_or_default();
             let events = run("kubectl", &["--namespace", SYSTEM, "get", "events"]).unwrap_or_default();
