@@ -355,3 +355,6 @@ pub fn text_cells(batch: &RecordBatch) -> Vec<String> {
 pub fn decimal(text: &str, precision: u8, scale: i8) -> Result<i128, String> {
     scalar::parse_decimal(text.trim().as_bytes(), precision, scale)
 }
+
+#[cfg(test)]
+mod tests;

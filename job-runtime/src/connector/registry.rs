@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use dataflow::graph::{SinkNode, SourceNode};
-use plan::Table;
+use plan::{Guarantee, Table};
 
 use super::blackhole::BlackholeFactory;
 use super::datagen::{self, DatagenFactory};
@@ -100,4 +100,38 @@ pub fn sink(
         Connector::Kafka => Err(wrong_direction(&options, "be written to by this build yet")),
         Connector::Datagen | Connector::Nexmark => Err(wrong_direction(&options, "be written to: it is a source only")),
     }
+}
+
+/// Whether a table that is read ends by itself, without any I/O.
+///
+/// # Errors
+/// When an option is wrong.
+pub fn bounded(table: &Table) -> Result<bool, ConnectorError> {
+    let options = TableOptions::check(table)?;
+    Ok(match options.connector() {
+        Connector::Filesystem => options.raw(options::SOURCE_MONITOR_INTERVAL.key).is_none(),
+        Connector::Kafka => options.text(&options::SCAN_BOUNDED_MODE) == Some("latest-offset"),
+        Connector::Nexmark => options.integer(&options::NEXMARK_EVENTS).is_some_and(|events| events > 0),
+        Connector::Datagen => {
+            let sequence = |(key, kind): (&str, &str)| key.ends_with(".kind") && kind == "sequence";
+            options.raw(options::NUMBER_OF_ROWS.key).is_some() || options.with_prefix("fields.").any(sequence)
+        }
+        Connector::Print | Connector::Blackhole => true,
+    })
+}
+
+/// What a table that is written to can promise, without any I/O.
+///
+/// # Errors
+/// When an option is wrong.
+pub fn guarantee(table: &Table) -> Result<Guarantee, ConnectorError> {
+    let options = TableOptions::check(table)?;
+    Ok(match options.connector() {
+        Connector::Filesystem => Guarantee::ExactlyOnce,
+        Connector::Kafka => match options.text(&options::SINK_DELIVERY_GUARANTEE) {
+            Some("at-least-once") => Guarantee::AtLeastOnce,
+            Some(_) | None => Guarantee::ExactlyOnce,
+        },
+        Connector::Print | Connector::Blackhole | Connector::Datagen | Connector::Nexmark => Guarantee::None,
+    })
 }

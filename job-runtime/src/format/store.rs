@@ -34,8 +34,8 @@ impl Column {
     }
 
     /// Whether an empty text is a value of this type.
-    pub(super) fn is_string(&self) -> bool {
-        matches!(self, Column::String(_))
+    pub(super) fn takes_empty(&self) -> bool {
+        matches!(self, Column::String(_) | Column::Bytes(_))
     }
 
     /// Whether bare numbers are values of this type.

@@ -118,7 +118,7 @@ options! {
         "Quotes are plain text.").or("false").of_format("csv");
     /// `csv.null-literal`
     CSV_NULL_LITERAL = option("csv.null-literal", ValueKind::Text, &[Kafka, Filesystem],
-        "This text is null. Without it, an empty field is null, except for STRING.").of_format("csv");
+        "This text is null. An empty field is null too, except for STRING and BYTES.").of_format("csv");
     /// `csv.allow-comments`
     CSV_ALLOW_COMMENTS = option("csv.allow-comments", ValueKind::Boolean, &[Kafka, Filesystem],
         "A record that begins with `#` is passed over.").or("false").of_format("csv");

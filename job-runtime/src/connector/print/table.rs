@@ -21,6 +21,20 @@ fn is_number(data_type: &DataType) -> bool {
     data_type.is_numeric()
 }
 
+/// Gives all numbers of a column as many decimals as the one with the most, but no more than are good to look at.
+fn align_points<'c>(cells: impl Iterator<Item = &'c mut String>) {
+    const MOST: usize = 3;
+    let mut cells: Vec<_> = cells.collect();
+    let decimals = |text: &str| text.split_once('.').map_or(0, |(_, fraction)| fraction.len());
+    let most = cells.iter().map(|cell| decimals(cell)).max().unwrap_or(0).min(MOST);
+    for cell in &mut cells {
+        // What is written with an exponent is too large or too small for this.
+        if let (Ok(number), false) = (cell.parse::<f64>(), cell.contains('e')) {
+            **cell = format!("{number:.most$}");
+        }
+    }
+}
+
 /// The first rows of a job's whole output.
 pub(super) struct RowTable {
     schema: SchemaRef,
@@ -49,7 +63,12 @@ impl RowTable {
             Cell::new(text).set_alignment(if right { CellAlignment::Right } else { CellAlignment::Left })
         };
         table.set_header(self.schema.fields().iter().enumerate().map(|(i, f)| align(i, f.name())));
-        for row in &self.rows {
+        let mut rows = self.rows.clone();
+        let floating = |index: &usize| self.schema.field(*index).data_type().is_floating();
+        for index in (0..self.schema.fields().len()).filter(floating) {
+            align_points(rows.iter_mut().map(|row| &mut row[index]));
+        }
+        for row in &rows {
             table.add_row(row.iter().enumerate().map(|(i, text)| align(i, text)));
         }
         let more = if self.more > 0 { format!("… and {} more rows\n", self.more) } else { String::new() };

@@ -121,7 +121,7 @@ impl Decoder {
     fn field(&self, index: usize, text: &[u8], rows: &mut Rows) -> Result<(), BadRecord> {
         let Some(&Some(target)) = self.targets.get(index) else { return Ok(()) };
         let column = &mut rows.columns[target];
-        let is_null = self.null_literal.as_deref() == Some(text) || (text.is_empty() && !column.is_string());
+        let is_null = self.null_literal.as_deref() == Some(text) || (text.is_empty() && !column.takes_empty());
         if is_null {
             return rows.push_null(target);
         }
