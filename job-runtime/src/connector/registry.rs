@@ -16,6 +16,9 @@ use super::nexmark::{self, NexmarkFactory};
 use super::options::{self, Connector, TableOptions};
 use super::print::{self, PrintFactory};
 use super::{ConnectorError, SinkFactory, SourceFactory};
+use crate::kafka;
+use crate::kafka::sink::KafkaSinkFactory;
+use crate::kafka::source::KafkaSourceFactory;
 
 /// Where `print` writes to. Shared, so that a progress display can stand beside it.
 pub type Output = Arc<Mutex<dyn Write + Send>>;
@@ -53,7 +56,8 @@ pub fn validate(table: &Table, as_source: bool, as_sink: bool) -> Result<(), Con
         Connector::Print => print::validate(&options),
         Connector::Nexmark => nexmark::validate(&options),
         Connector::Datagen => datagen::validate(&options),
-        Connector::Kafka | Connector::Blackhole => Ok(()),
+        Connector::Kafka => kafka::validate(&options, as_source, as_sink),
+        Connector::Blackhole => Ok(()),
     }
 }
 
@@ -75,7 +79,7 @@ pub fn source(
     let options = TableOptions::check(table)?;
     match options.connector() {
         Connector::Filesystem => Ok(Box::new(FileSourceFactory::new(&options, &node.decoded, context)?)),
-        Connector::Kafka => Err(wrong_direction(&options, "be read by this build yet")),
+        Connector::Kafka => Ok(Box::new(KafkaSourceFactory::new(&options, &node.decoded, context)?)),
         Connector::Datagen => Ok(Box::new(DatagenFactory::new(&options, &node.decoded)?)),
         Connector::Nexmark => Ok(Box::new(NexmarkFactory::new(&options, &node.decoded)?)),
         Connector::Print | Connector::Blackhole => Err(wrong_direction(&options, "be read: it is a sink only")),
@@ -97,7 +101,7 @@ pub fn sink(
         Connector::Filesystem => Ok(Box::new(FileSinkFactory::new(&options, context)?)),
         Connector::Print => Ok(Box::new(PrintFactory::new(&options, context)?)),
         Connector::Blackhole => Ok(Box::new(BlackholeFactory { table: table.name.clone() })),
-        Connector::Kafka => Err(wrong_direction(&options, "be written to by this build yet")),
+        Connector::Kafka => Ok(Box::new(KafkaSinkFactory::new(&options, context)?)),
         Connector::Datagen | Connector::Nexmark => Err(wrong_direction(&options, "be written to: it is a source only")),
     }
 }
