@@ -246,10 +246,12 @@ fn read_metadata(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Metadata
     fields.required("name", problems)?;
     let (name, span) = fields.string("name", problems)?;
     let good = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    if name.is_empty() || name.len() > 52 || !name.chars().all(good) || name.starts_with('-') || name.ends_with('-') {
+    // As in the resource's definition: pods and volumes are named after the job.
+    let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
+    if !starts_well || name.len() > 45 || !name.chars().all(good) || name.ends_with('-') {
         problems.push(
             Diagnostic::at(span, format!("`{name}` cannot be the name of a job"))
-                .help("use 1 to 52 lower-case letters, digits and `-`, with a letter or digit at both ends"),
+                .help("use 1 to 45 lower-case letters, digits and `-`; begin with a letter, end with a letter or digit"),
         );
         return None;
     }
