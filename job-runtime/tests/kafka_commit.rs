@@ -3,6 +3,8 @@
 
 #[path = "kafka_commit/broker.rs"]
 mod broker;
+#[path = "kafka_commit/killed.rs"]
+mod killed;
 #[path = "kafka_commit/source.rs"]
 mod source;
 

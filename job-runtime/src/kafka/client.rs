@@ -21,6 +21,9 @@ pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// One try within the deadline: short, so that a refused login is seen early.
 const SLICE: Duration = Duration::from_secs(2);
 
+/// Per topic and partition: the offset, and the note beside it.
+pub type CommittedOffsets = BTreeMap<(String, i32), (i64, String)>;
+
 /// Kafka cannot be used. Each message names the brokers or the topic, and what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
@@ -328,10 +331,7 @@ impl ConsumerClient {
     ///
     /// # Errors
     /// As [`Self::partitions`].
-    pub fn committed(
-        &self,
-        partitions: &[(String, i32)],
-    ) -> Result<BTreeMap<(String, i32), (i64, String)>, ConnectError> {
+    pub fn committed(&self, partitions: &[(String, i32)]) -> Result<CommittedOffsets, ConnectError> {
         let mut out = BTreeMap::new();
         if partitions.is_empty() {
             return Ok(out);

@@ -91,12 +91,12 @@ impl Reader {
         &self.values
     }
 
-    /// Reads what comes in a while.
-    pub(crate) fn poll(&mut self, timeout: Duration) {
-        if let Some(message) = self.consumer.poll(timeout) {
-            let message = message.unwrap();
-            self.values.push(String::from_utf8_lossy(message.payload().unwrap_or(b"<none>")).into_owned());
-        }
+    /// Reads the next value; false if none came in that time.
+    pub(crate) fn poll(&mut self, timeout: Duration) -> bool {
+        let Some(message) = self.consumer.poll(timeout) else { return false };
+        let message = message.unwrap();
+        self.values.push(String::from_utf8_lossy(message.payload().unwrap_or(b"<none>")).into_owned());
+        true
     }
 }
 

@@ -53,7 +53,7 @@ fn context() -> ConnectorContext {
     }
 }
 
-fn factory(topic: &str, options: &[(&str, &str)]) -> Result<Box<dyn SourceFactory>, ConnectorError> {
+pub(crate) fn factory(topic: &str, options: &[(&str, &str)]) -> Result<Box<dyn SourceFactory>, ConnectorError> {
     let node = SourceNode { table: "t".to_owned(), decoded: schema(), computed: None, watermark: None };
     registry::source(&table(topic, options), &node, &context())
 }
@@ -72,7 +72,7 @@ fn open(factory: &dyn SourceFactory, topic: &str, number: i32, position: Option<
     Ok(Open { partition, woken })
 }
 
-fn ids(batch: &RecordBatch) -> Vec<i64> {
+pub(crate) fn ids(batch: &RecordBatch) -> Vec<i64> {
     let column: &Int64Array = batch.column(0).as_any().downcast_ref().unwrap();
     column.values().to_vec()
 }
@@ -111,7 +111,7 @@ fn send(producer: &BaseProducer, topic: &str, partition: i32, value: Option<&str
     producer.send(record).map_err(|(e, _)| e).unwrap();
 }
 
-fn fill(topic: &str, partition: i32, ids: std::ops::Range<i64>) {
+pub(crate) fn fill(topic: &str, partition: i32, ids: std::ops::Range<i64>) {
     let producer = producer();
     ids.for_each(|id| send(&producer, topic, partition, Some(&format!(r#"{{"id": {id}, "name": "n{id}"}}"#))));
     producer.flush(Duration::from_secs(10)).unwrap();
