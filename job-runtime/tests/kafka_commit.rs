@@ -5,6 +5,8 @@
 mod broker;
 #[path = "kafka_commit/killed.rs"]
 mod killed;
+#[path = "kafka_commit/secure.rs"]
+mod secure;
 #[path = "kafka_commit/source.rs"]
 mod source;
 
@@ -60,6 +62,7 @@ impl Disk {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn output_state_and_offsets_of_a_commit_are_there_after_a_restart() {
     let (uid, out) = (unique("job"), unique("out"));
     let input = unique("in");
@@ -91,6 +94,7 @@ fn output_state_and_offsets_of_a_commit_are_there_after_a_restart() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn nothing_to_commit_makes_no_transaction() {
     let uid = unique("job");
     let mut stores = Disk::new().stores(1);
@@ -106,6 +110,7 @@ fn kill(log: KafkaCommitLog) {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn an_open_transaction_of_a_killed_process_is_never_seen_and_blocks_readers_for_a_restart_only() {
     let (uid, out) = (unique("job"), unique("out"));
     create_topic(&out, 1);
@@ -143,6 +148,7 @@ fn an_open_transaction_of_a_killed_process_is_never_seen_and_blocks_readers_for_
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_process_that_was_replaced_is_fenced_and_commits_nothing() {
     let (uid, out) = (unique("job"), unique("out"));
     create_topic(&out, 1);
@@ -163,6 +169,7 @@ fn a_process_that_was_replaced_is_fenced_and_commits_nothing() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_large_commit_is_split_and_comes_back_whole() {
     let uid = unique("job");
     let mut batch = ChangeBatch::new();
@@ -188,6 +195,7 @@ fn a_large_commit_is_split_and_comes_back_whole() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn offsets_of_something_else_in_the_same_group_are_not_ours() {
     let (uid, topic) = (unique("job"), unique("in"));
     create_topic(&topic, 1);
@@ -208,6 +216,7 @@ fn offsets_of_something_else_in_the_same_group_are_not_ours() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_topic_that_is_not_there_is_named_and_nothing_is_committed() {
     let uid = unique("job");
     let mut stores = Disk::new().stores(1);
@@ -225,6 +234,7 @@ fn a_topic_that_is_not_there_is_named_and_nothing_is_committed() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn other_shards_other_pods_and_other_disks_are_refused() {
     let uid = unique("job");
     let disk = Disk::new();
@@ -253,6 +263,7 @@ fn other_shards_other_pods_and_other_disks_are_refused() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_pod_that_may_not_make_the_first_assignment_waits_for_pod_0() {
     let config = KafkaLogConfig { ordinal: 1, pods: 2, ..config(&unique("job"), 2) };
     let error = KafkaCommitLog::fence(config).unwrap().recover(&mut Disk::new().stores(2)).err().expect("refused");
@@ -260,6 +271,7 @@ fn a_pod_that_may_not_make_the_first_assignment_waits_for_pod_0() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_broker_that_is_not_there_is_named_within_the_deadline() {
     let nowhere =
         KafkaProperties::new(&ClusterDefaults::default(), &[("bootstrap.servers".into(), "127.0.0.1:9".into())])
@@ -275,6 +287,7 @@ fn a_broker_that_is_not_there_is_named_within_the_deadline() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn how_long_a_commit_takes() {
     let (uid, out) = (unique("job"), unique("out"));
     let input = unique("in");

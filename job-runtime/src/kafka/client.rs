@@ -114,12 +114,8 @@ impl ConnectError {
         let seen = if last_reason.is_empty() { reason.to_owned() } else { last_reason };
         match code {
             Code::UnknownTopicOrPartition | Code::UnknownTopic => Self::NoTopic { topic: what.to_owned(), servers },
-            Code::TopicAuthorizationFailed
-            | Code::GroupAuthorizationFailed
-            | Code::ClusterAuthorizationFailed
-            | Code::TransactionalIdAuthorizationFailed => {
-                Self::Denied { what: what.to_owned(), servers, reason: reason.to_owned() }
-            }
+            code if denied(code) => Self::Denied { what: what.to_owned(), servers, reason: reason.to_owned() },
+            _ if denied(last_code) => Self::Denied { what: what.to_owned(), servers, reason: seen },
             _ if either(Code::Authentication) || either(Code::SaslAuthenticationFailed) => {
                 Self::Login { servers, reason: seen }
             }
@@ -363,6 +359,16 @@ impl Drop for Serving {
             tracing::warn!("a Kafka thread panicked");
         }
     }
+}
+
+fn denied(code: Code) -> bool {
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
+    )
 }
 
 fn error_is_local_timeout(code: Code) -> bool {

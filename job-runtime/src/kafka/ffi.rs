@@ -577,10 +577,20 @@ unsafe extern "C" fn errored(_: *mut c::rd_kafka_t, error: c_int, reason: *const
 
 /// The few codes of connections that are told apart; others are only shown as text.
 fn rdkafka_code(error: c_int) -> Code {
-    [Code::AllBrokersDown, Code::Authentication, Code::SSL, Code::Resolve, Code::BrokerTransportFailure]
-        .into_iter()
-        .find(|code| *code as c_int == error)
-        .unwrap_or(Code::Fail)
+    [
+        Code::AllBrokersDown,
+        Code::Authentication,
+        Code::SSL,
+        Code::Resolve,
+        Code::BrokerTransportFailure,
+        Code::TopicAuthorizationFailed,
+        Code::GroupAuthorizationFailed,
+        Code::ClusterAuthorizationFailed,
+        Code::TransactionalIdAuthorizationFailed,
+    ]
+    .into_iter()
+    .find(|code| *code as c_int == error)
+    .unwrap_or(Code::Fail)
 }
 
 unsafe extern "C" fn logged(_: *const c::rd_kafka_t, level: c_int, facility: *const c_char, line: *const c_char) {

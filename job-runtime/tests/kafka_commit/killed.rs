@@ -27,6 +27,7 @@ fn stores(dir: &str) -> Vec<RocksShardStore> {
 
 /// The process that is killed: it is this test, started by the other one with the job in its environment.
 #[test]
+#[ignore = "needs the lab"]
 fn copying_process() {
     let Ok(job) = std::env::var(JOB) else { return };
     let [uid, input, output, dir]: [&str; 4] = job.split(' ').collect::<Vec<_>>().try_into().unwrap();
@@ -79,11 +80,12 @@ fn copying_process() {
 fn spawn(job: &str) -> Child {
     let this = std::env::current_exe().unwrap();
     let mut command = Command::new(this);
-    command.args(["--exact", "killed::copying_process", "--nocapture"]).env(JOB, job);
+    command.args(["--exact", "killed::copying_process", "--nocapture", "--ignored"]).env(JOB, job);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn killed_twenty_times_the_output_is_exact() {
     let (uid, input, output) = (unique("job"), unique("in"), unique("out"));
     let dir = tempfile::tempdir().unwrap();

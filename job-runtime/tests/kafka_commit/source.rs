@@ -121,6 +121,7 @@ const EARLIEST: (&str, &str) = ("scan.startup.mode", "earliest-offset");
 const BOUNDED: (&str, &str) = ("scan.bounded.mode", "latest-offset");
 
 #[test]
+#[ignore = "needs the lab"]
 fn partitions_are_read_to_their_ends_and_resumed_where_they_were() {
     let topic = unique("in");
     create_topic(&topic, 3);
@@ -141,6 +142,7 @@ fn partitions_are_read_to_their_ends_and_resumed_where_they_were() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_new_record_wakes_the_worker_within_milliseconds() {
     let topic = unique("in");
     create_topic(&topic, 2);
@@ -164,6 +166,7 @@ fn a_new_record_wakes_the_worker_within_milliseconds() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn records_without_a_value_and_records_that_do_not_fit() {
     let topic = unique("in");
     create_topic(&topic, 1);
@@ -185,6 +188,7 @@ fn records_without_a_value_and_records_that_do_not_fit() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn start_positions() {
     let topic = unique("in");
     create_topic(&topic, 1);
@@ -211,6 +215,7 @@ fn start_positions() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_position_that_is_not_there_stops_with_what_to_do() {
     let topic = unique("in");
     create_topic(&topic, 1);
@@ -221,6 +226,7 @@ fn a_position_that_is_not_there_stops_with_what_to_do() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_topic_or_a_broker_that_is_not_there_is_named() {
     let missing = unique("missing");
     let error = factory(&missing, &[EARLIEST]).unwrap().partitions().unwrap_err();
@@ -242,6 +248,7 @@ fn a_topic_or_a_broker_that_is_not_there_is_named() {
 }
 
 #[test]
+#[ignore = "needs the lab"]
 fn a_sinks_records_have_the_keys_of_the_table() {
     let topic = unique("out");
     create_topic(&topic, 1);
