@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crds::v1alpha1::StreamJob;
+use k8s_openapi::jiff::Timestamp;
 use kube::core::DeserializeGuard;
 use kube::runtime::controller::Action;
 use kube::runtime::events::Recorder;
@@ -35,6 +36,9 @@ const BACKOFF: std::ops::RangeInclusive<Duration> = Duration::from_millis(500)..
 
 /// Shortest wait between two looks at a job's progress.
 const POLL_MIN: Duration = Duration::from_secs(2);
+
+/// Wait between two looks at a job without pods, of which nothing changes that is not told.
+const POLL_IDLE: Duration = Duration::from_secs(300);
 
 /// What every reconcile needs.
 pub struct Context {
@@ -158,22 +162,23 @@ async fn steps(seen: &DeserializeGuard<StreamJob>, context: &Context, key: &str)
     if let Applied::Refused { object, message } = &applied {
         new.refuse(object, message);
     }
-    let working = new.is_working();
+    let look = next_look(&new, &job, observed.now, context.args.poll_interval());
     status::write(context, &api, &job, new, key).await?;
-    Ok(Action::requeue(next_look(context, &job, &observed, working)))
+    Ok(Action::requeue(look))
 }
 
 /// When to look again without being told of a change: soon while a job is young or changing, because a short bounded job should be seen to
-/// finish soon; seldom later.
-fn next_look(context: &Context, job: &StreamJob, observed: &observe::Observed, working: bool) -> Duration {
-    let longest = context.args.poll_interval();
-    if working {
+/// finish soon; seldom later; hardly ever when it has no pods. ConfigMaps with SQL are not watched, so those are looked at as if it had.
+fn next_look(new: &NewStatus, job: &StreamJob, now: Timestamp, longest: Duration) -> Duration {
+    if new.is_working() {
         return POLL_MIN.min(longest);
     }
-    let changed =
-        job.status.iter().flat_map(|status| &status.conditions).map(|condition| condition.last_transition_time.0).max();
-    let age = changed
-        .map_or(Duration::ZERO, |changed| Duration::try_from(observed.now.duration_since(changed)).unwrap_or_default());
+    if new.status().replicas == 0 && job.spec.sql_from.is_none() {
+        return POLL_IDLE.max(longest);
+    }
+    let changed = new.status().conditions.iter().map(|condition| condition.last_transition_time.0).max();
+    let age =
+        changed.map_or(Duration::ZERO, |changed| Duration::try_from(now.duration_since(changed)).unwrap_or_default());
     (age / 10).clamp(POLL_MIN.min(longest), longest)
 }
 
