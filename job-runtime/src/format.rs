@@ -136,7 +136,7 @@ impl Format {
         let rows = Rows { schema: decoded.clone(), columns, rows: 0, bytes: 0 };
         let parser = match self {
             Format::Json(_) => Parser::Json(json::Decoder::new(decoded)),
-            Format::Csv(format) => Parser::Csv(csv::Decoder::new(format, physical, decoded)?),
+            Format::Csv(format) => Parser::Csv(Box::new(csv::Decoder::new(format, physical, decoded)?)),
         };
         Ok(RecordDecoder { rows, parser })
     }
@@ -207,7 +207,7 @@ impl Rows {
 #[derive(Debug)]
 enum Parser {
     Json(json::Decoder),
-    Csv(csv::Decoder),
+    Csv(Box<csv::Decoder>),
 }
 
 /// Turns records into a batch of one schema.

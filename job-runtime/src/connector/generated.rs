@@ -31,9 +31,7 @@ pub(super) fn random(key: u64, number: u64) -> u64 {
 #[inline]
 pub(super) fn below(bits: u64, range: u64) -> u64 {
     // The high half of the product is always below `range`.
-    #[expect(clippy::cast_possible_truncation, reason = "the high 64 of 128 bits")]
-    let high = ((u128::from(bits) * u128::from(range)) >> 64) as u64;
-    high
+    ((u128::from(bits) * u128::from(range)) >> 64) as u64
 }
 
 /// Makes rows by number.

@@ -278,7 +278,7 @@ pub(super) fn parse_decimal(text: &[u8], precision: u8, scale: i8) -> Result<i12
 pub(super) fn parse_base64(text: &[u8], out: &mut Vec<u8>) -> Result<(), Reason> {
     let wrong = || format!("{} is no base64", shown(text));
     let unpadded = text.strip_suffix(b"==").or_else(|| text.strip_suffix(b"=")).unwrap_or(text);
-    if unpadded.len() % 4 == 1 || (unpadded.len() != text.len() && text.len() % 4 != 0) {
+    if unpadded.len() % 4 == 1 || (unpadded.len() != text.len() && !text.len().is_multiple_of(4)) {
         return Err(wrong());
     }
     for group in unpadded.chunks(4) {

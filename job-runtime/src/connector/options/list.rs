@@ -88,13 +88,13 @@ options! {
         "Whether rows are part of the commit's transaction. The default is ours: Flink's is `at-least-once`.").or("exactly-once");
     /// `path`
     PATH = option("path", ValueKind::Text, &[Filesystem],
-        "A file or a directory; relative to the job file. A source reads one file or every file of a directory (names that begin with `.` or `_` are left out). A sink whose path ends in `.json`, `.jsonl`, `.ndjson` or `.csv` (and `.gz` or `.zst`) writes one file, any other path is a directory of part files.").needed();
+        "A file or a directory; relative to the job file. A source reads one file or every file of a directory (names that begin with `.` or `_` are left out). A sink whose path ends in `.json`, `.jsonl`, `.ndjson` or `.csv` (and `.gz` or `.zst`) writes one file, any other path is a directory of part files. The one file is appended to in place, so that a reader may see rows of an interval that is not committed yet and that a recovery cuts off; part files get their name when they are finished.").needed();
     /// `format`
     FORMAT = option("format", ValueKind::OneOf(FORMATS), &[Kafka, Filesystem],
         "How records are written as text.");
     /// `source.monitor-interval`
     SOURCE_MONITOR_INTERVAL = option("source.monitor-interval", ValueKind::Duration, &[Filesystem],
-        "Look again this often for what was added; without it the source ends with the last file.");
+        "Look this often for lines that were added to the files, and never end; without it the source ends with the last file. A file that comes into a directory later is found at the next start. Compressed files cannot be watched.");
     /// `compression`
     COMPRESSION = option("compression", ValueKind::OneOf(&["auto", "none", "gzip", "zstd"]), &[Filesystem],
         "`auto` goes by the ending of the file's name: `.gz` is gzip, `.zst` is zstd. For a directory that is written, `auto` is none.").or("auto").ours();
