@@ -1,6 +1,7 @@
 //! Promises on a real Kubernetes with a real Kafka: what a user does with Helm and kubectl, and what comes out of the output topic.
 //!
 //! Needs KUBECONFIG and KAFKA_BOOTSTRAP_SERVERS, kubectl and helm, and the images on the nodes: `make e2e` sees to all of it.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::collections::BTreeSet;
 use std::path::Path;

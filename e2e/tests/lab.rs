@@ -1,5 +1,6 @@
 //! Promises of the lab itself, which every other test leans on: transactions that are seen only when committed, listeners that refuse
 //! whom they should, writes to S3 that succeed only once.
+#![expect(clippy::unwrap_used, reason = "tests")]
 
 use std::process::Command;
 use std::time::Duration;
