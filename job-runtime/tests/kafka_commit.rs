@@ -1,5 +1,5 @@
 //! The Kafka commit log against a real broker: what is committed is seen once, what is not is never seen.
-#![expect(clippy::unwrap_used, reason = "tests")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests, and their measurements are printed")]
 
 #[path = "kafka_commit/broker.rs"]
 mod broker;
