@@ -2,9 +2,15 @@
 //!
 //! All I/O of a job is here. It does not plan SQL (crate `plan`) and does not process rows (crate `dataflow`).
 
+mod background;
+pub mod cli;
 pub mod commit;
 pub mod connector;
 pub mod format;
+mod http;
 pub mod kafka;
+pub mod metrics;
+pub mod pod;
 pub mod reference;
 pub mod state;
+pub mod telemetry;

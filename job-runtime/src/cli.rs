@@ -1,0 +1,156 @@
+//! The command line: what can be asked of the binary, and what it answers with (output and exit code).
+//!
+//! Owns arguments and exit codes. What a command does is in its own file below.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+mod explain;
+mod failure;
+mod job;
+mod pod;
+mod progress;
+mod report;
+mod run;
+mod signals;
+
+pub use failure::Failure;
+
+/// Streaming SQL: reads Kafka or files, keeps state, writes exactly once.
+#[derive(Debug, Parser)]
+#[command(
+    name = "millstream",
+    version,
+    after_help = "Examples:\n  millstream run examples/flights/delays.yaml      run a job here, without Kafka or Kubernetes\n  millstream explain examples/flights/delays.yaml  what the job does, its state, and what it promises\n  millstream validate jobs/*.yaml                  check jobs without running them\n\nExit codes: 0 done, or stopped when asked; 1 the job failed; 2 wrong use, or the job file is wrong;\n3 the job cannot start (source, sink, state directory); 130 stopped at once by a second Ctrl-C.\nLogs: RUST_LOG=debug, or RUST_LOG=job_runtime::kafka=debug for one part."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// How to write logs (to standard error).
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text, env = "MILLSTREAM_LOG_FORMAT")]
+    log_format: LogFormat,
+}
+
+/// How logs look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a job here until its input ends or Ctrl-C; a second run goes on where the first one stopped
+    Run(RunArgs),
+    /// Check job files: YAML, SQL, options. Reads no data and reaches no broker
+    Validate {
+        /// StreamJob files
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
+    /// Show the plan of a job: stages, stream operators, watermarks, state, and the guarantee of each sink
+    Explain {
+        /// StreamJob file
+        #[arg(value_name = "FILE")]
+        file: PathBuf,
+    },
+    /// Run as a pod of Kubernetes: job and settings come from the mounted ConfigMap
+    Pod(PodArgs),
+    /// Print a completion script: `millstream completion bash > /etc/bash_completion.d/millstream`
+    Completion {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Arguments of `run`.
+#[derive(Args, Debug)]
+struct RunArgs {
+    /// StreamJob file
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    /// Where the job's state is kept [default: .millstream/NAME in the current directory]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Forget earlier state and start anew. Output that is already written is not touched
+    #[arg(long)]
+    fresh: bool,
+    /// Worker threads [default: `spec.workers`, else one per core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
+    workers: Option<u16>,
+    /// How to report the run at its end
+    #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
+    report: ReportFormat,
+}
+
+/// How a run is reported at its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    /// A few lines for people, on standard error.
+    Text,
+    /// One line of JSON on standard output: rows, seconds, CPU, memory, commit times.
+    Json,
+}
+
+/// Arguments of `pod`.
+#[derive(Args, Debug)]
+struct PodArgs {
+    /// Directory of `job.yaml` and `settings.yaml`
+    #[arg(long, value_name = "DIR", default_value = job_api::CONFIG_DIR)]
+    config_dir: PathBuf,
+    /// Directory of the state volume
+    #[arg(long, value_name = "DIR", default_value = job_api::STATE_DIR)]
+    state_dir: PathBuf,
+    /// This pod's name; its number is behind the last dash
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pod_name: String,
+    /// Where to write the last error
+    #[arg(long, value_name = "FILE", default_value = job_api::TERMINATION_FILE)]
+    termination_file: PathBuf,
+    /// Port of health and metrics
+    #[arg(long, value_name = "PORT", default_value_t = job_api::HEALTH_PORT)]
+    health_port: u16,
+    /// Port of the status
+    #[arg(long, value_name = "PORT", default_value_t = job_api::CONTROL_PORT)]
+    control_port: u16,
+}
+
+impl Cli {
+    /// Does what was asked; `started` is the start of the process.
+    pub fn run(self, started: Instant) -> ExitCode {
+        let result = match self.command {
+            Command::Run(args) => {
+                crate::telemetry::init(self.log_format, "warn");
+                run::run(&args, started)
+            }
+            Command::Validate { files } => {
+                crate::telemetry::init(self.log_format, "warn");
+                explain::validate(&files)
+            }
+            Command::Explain { file } => {
+                crate::telemetry::init(self.log_format, "warn");
+                explain::explain(&file)
+            }
+            Command::Pod(args) => {
+                crate::telemetry::init(LogFormat::Json, "info");
+                return pod::run(&args, started);
+            }
+            Command::Completion { shell } => {
+                clap_complete::generate(shell, &mut Self::command(), "millstream", &mut std::io::stdout());
+                Ok(())
+            }
+        };
+        match result {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(failure) => {
+                failure.print();
+                failure.exit_code()
+            }
+        }
+    }
+}

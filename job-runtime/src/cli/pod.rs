@@ -1,0 +1,182 @@
+//! `millstream pod`: the job of a StatefulSet's pod. Configuration from the mounted files, health and status over HTTP, last words for
+//! Kubernetes.
+//!
+//! Owns what Kubernetes adds to a pod. The job itself runs as on a laptop.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use dataflow::key::Shards;
+use job_api::{JOB_FILE, PodPhase, PodSettings, SETTINGS_FILE, Termination, TerminationReason, VERSION};
+
+use super::failure::Failure;
+use super::job::{self, Loaded};
+use super::{PodArgs, signals};
+use crate::background::Background;
+use crate::connector::registry::{ConnectorContext, Output};
+use crate::http::{self, Pages};
+use crate::metrics::{self, JobLabels};
+use crate::pod::monitor::Monitor;
+use crate::pod::{Ended, Pod, PodConfig};
+
+/// Runs until ended from outside or failed.
+pub(super) fn run(args: &PodArgs, started: Instant) -> ExitCode {
+    let result = settings(&args.config_dir).and_then(|settings| {
+        let span =
+            tracing::info_span!("pod", job = tracing::field::Empty, revision = settings.revision, pod = args.pod_name);
+        let _entered = span.clone().entered();
+        serve(args, &settings, started, &span)
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((reason, failure)) => {
+            failure.print();
+            let message = last_words(&failure);
+            tracing::error!(reason = ?reason, "{message}");
+            write_termination(&args.termination_file, &Termination { version: VERSION, reason, message });
+            failure.exit_code()
+        }
+    }
+}
+
+type PodResult<T> = Result<T, (TerminationReason, Failure)>;
+
+fn settings(dir: &Path) -> PodResult<PodSettings> {
+    let path = dir.join(SETTINGS_FILE);
+    let wrong = |what: String| (TerminationReason::InvalidJob, Failure::Usage(format!("{}: {what}", path.display())));
+    let text = std::fs::read_to_string(&path).map_err(|e| wrong(e.to_string()))?;
+    let settings: PodSettings = serde_saphyr::from_str(&text).map_err(|e| wrong(e.to_string()))?;
+    if settings.version > VERSION {
+        return Err(wrong(format!(
+            "version {} is newer than this image reads ({VERSION}); use the operator's image",
+            settings.version
+        )));
+    }
+    Ok(settings)
+}
+
+fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracing::Span) -> PodResult<()> {
+    let monitor = Arc::new(Monitor::new(started));
+    let pages = Arc::new(Pages {
+        monitor: Arc::clone(&monitor),
+        registry: Mutex::new(None),
+        phase: Mutex::new((PodPhase::Starting, None)),
+        revision: settings.revision.clone(),
+    });
+    let (ports, shown, watched) = ((args.health_port, args.control_port), Arc::clone(&pages), Arc::clone(&monitor));
+    let background = Background::start(move |cancel| async move {
+        let http = http::serve(shown, ports.0, ports.1, cancel.clone());
+        let (http, signals) = tokio::join!(http, signals::watch(watched, cancel));
+        if let Err(error) = http.and(signals) {
+            tracing::error!(%error, "cannot serve health and status");
+        }
+    });
+    let internal =
+        |e: std::io::Error| (TerminationReason::Internal, Failure::Start(format!("cannot start a thread: {e}")));
+    let _background = background.map_err(internal)?;
+    let set = |phase, error| *pages.phase.lock().unwrap_or_else(PoisonError::into_inner) = (phase, error);
+    let result = run_job(args, settings, &pages, &monitor, started, span, &|| set(PodPhase::Running, None));
+    match &result {
+        Ok(Ended::AtEnd) => {
+            set(PodPhase::Finished, None);
+            tracing::info!("the input is at its end and everything is committed; waiting to be ended");
+            wait_for_stop(&monitor);
+        }
+        Ok(Ended::Stopped) => {}
+        Err((reason, failure)) => {
+            set(
+                PodPhase::Failed,
+                Some(Termination { version: VERSION, reason: *reason, message: last_words(failure) }),
+            );
+        }
+    }
+    result.map(|_| ())
+}
+
+fn run_job(
+    args: &PodArgs,
+    settings: &PodSettings,
+    pages: &Pages,
+    monitor: &Arc<Monitor>,
+    started: Instant,
+    span: &tracing::Span,
+    running: &dyn Fn(),
+) -> PodResult<Ended> {
+    let invalid = |failure| (TerminationReason::InvalidJob, failure);
+    let loaded = job::load(&args.config_dir.join(JOB_FILE)).map_err(invalid)?;
+    span.record("job", loaded.file.name.as_str());
+    let labels =
+        JobLabels { job: loaded.file.name.clone(), revision: settings.revision.clone(), pod: args.pod_name.clone() };
+    let graph = Arc::new(loaded.planned.graph.clone());
+    match metrics::registry(&labels, graph, Arc::clone(monitor)) {
+        Ok(registry) => *pages.registry.lock().unwrap_or_else(PoisonError::into_inner) = Some(registry),
+        Err(error) => tracing::error!(%error, "no metrics"),
+    }
+    let config = config(args, settings, &loaded).map_err(invalid)?;
+    let failed = |error: crate::pod::PodError, start: bool| {
+        let reason = error.reason();
+        let failure = match error {
+            crate::pod::PodError::Connector(error) if start => loaded.blame(&error),
+            other if start => Failure::Start(other.to_string()),
+            other => Failure::Run(other),
+        };
+        (reason, failure)
+    };
+    let pod = Pod::start(config, monitor, started).map_err(|error| failed(error, true))?;
+    running();
+    tracing::info!(resumes = pod.report.resumes, ms = started.elapsed().as_millis() as u64, "running");
+    pod.run().map_err(|error| failed(error, false))
+}
+
+fn config(args: &PodArgs, settings: &PodSettings, loaded: &Loaded) -> Result<PodConfig, Failure> {
+    let file = &loaded.file;
+    let number = args.pod_name.rsplit_once('-').and_then(|(_, number)| number.parse::<u16>().ok());
+    let ordinal =
+        number.ok_or_else(|| Failure::Usage(format!("pod name {} does not end in a number", args.pod_name)))?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let output: Output = Arc::new(Mutex::new(std::io::stdout()));
+    Ok(PodConfig {
+        planned: loaded.planned.clone(),
+        name: file.name.clone(),
+        uid: Some(settings.job_uid.clone()),
+        shards: Shards::new(file.shards).expect("the job file's bounds are those of the engine"),
+        commit_interval: file.commit_interval,
+        workers: file.workers.map_or(cores, usize::from).min(usize::from(file.shards)),
+        state_dir: args.state_dir.clone(),
+        fresh: false,
+        ordinal,
+        pods: settings.replicas,
+        connectors: ConnectorContext {
+            base_dir: loaded.base_dir.clone(),
+            job_uid: settings.job_uid.clone(),
+            kafka: settings.kafka.clone(),
+            output,
+            bounded: false,
+        },
+    })
+}
+
+/// Waits for SIGTERM: the operator scales a finished job to zero.
+fn wait_for_stop(monitor: &Monitor) {
+    while !monitor.stop_asked() {
+        // The signal's handler unparks the driver's thread, which is this one.
+        std::thread::park_timeout(std::time::Duration::from_secs(1));
+    }
+}
+
+fn last_words(failure: &Failure) -> String {
+    match failure {
+        Failure::Job(diagnostics) => diagnostics.summary(),
+        Failure::Usage(text) | Failure::Start(text) => text.clone(),
+        Failure::Run(error) => error.to_string(),
+    }
+}
+
+fn write_termination(path: &Path, termination: &Termination) {
+    let text = serde_json::to_string(termination).expect("a termination is plain text and numbers");
+    if let Err(error) = std::fs::write(path, text) {
+        tracing::warn!(%error, path = %path.display(), "cannot leave last words");
+    }
+}

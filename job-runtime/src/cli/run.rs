@@ -1,0 +1,87 @@
+//! `millstream run`: a job on this machine, with its progress on the screen.
+//!
+//! Owns what a laptop adds to a pod: the state directory's place, the progress display, the report at the end.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use dataflow::key::Shards;
+
+use super::failure::Failure;
+use super::job::{self, Loaded};
+use super::{ReportFormat, RunArgs, progress, report, signals};
+use crate::background::Background;
+use crate::connector::registry::{ConnectorContext, Output};
+use crate::pod::monitor::Monitor;
+use crate::pod::{Ended, Pod, PodConfig, PodError};
+
+/// Directory below the current one that holds the state of jobs.
+const STATE_ROOT: &str = ".millstream";
+
+/// Runs a job to its end.
+pub(super) fn run(args: &RunArgs, started: Instant) -> Result<(), Failure> {
+    let loaded = job::load(&args.file)?;
+    let monitor = Arc::new(Monitor::new(started));
+    let config = config(args, &loaded)?;
+    let state_dir = config.state_dir.clone();
+    let pod = Pod::start(config, &monitor, started).map_err(|error| start_failure(&loaded, error))?;
+    let shown = progress::Progress::new(&loaded, &pod.report, &state_dir);
+    let watched = Arc::clone(&monitor);
+    let background = Background::start(move |cancel| async move {
+        let signals = signals::watch(Arc::clone(&watched), cancel.clone());
+        let (signals, ()) = tokio::join!(signals, shown.run(&watched, cancel));
+        if let Err(error) = signals {
+            tracing::warn!(%error, "cannot watch for signals");
+        }
+    });
+    let background = background.map_err(|e| Failure::Start(format!("cannot start a thread: {e}")))?;
+    let ended = pod.run();
+    drop(background);
+    let ended = ended.map_err(Failure::Run)?;
+    match args.report {
+        ReportFormat::Text => report::text(&monitor, ended, started.elapsed(), &state_dir),
+        ReportFormat::Json => report::json(&monitor, ended == Ended::AtEnd, started.elapsed()),
+    }
+    Ok(())
+}
+
+/// A connector's complaint is shown in the file; anything else as it is.
+fn start_failure(loaded: &Loaded, error: PodError) -> Failure {
+    match error {
+        PodError::Connector(error) => loaded.blame(&error),
+        other => Failure::Start(other.to_string()),
+    }
+}
+
+fn config(args: &RunArgs, loaded: &Loaded) -> Result<PodConfig, Failure> {
+    let file = &loaded.file;
+    let shards = Shards::new(file.shards).expect("the job file's bounds are those of the engine");
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = args.workers.or(file.workers).map_or(cores, usize::from).min(usize::from(file.shards));
+    let state_dir = args.state_dir.clone().unwrap_or_else(|| Path::new(STATE_ROOT).join(&file.name));
+    let output: Output = Arc::new(Mutex::new(std::io::stdout()));
+    Ok(PodConfig {
+        planned: loaded.planned.clone(),
+        name: file.name.clone(),
+        uid: file.uid.clone(),
+        shards,
+        commit_interval: file.commit_interval,
+        workers,
+        state_dir: absolute(state_dir)?,
+        fresh: args.fresh,
+        ordinal: 0,
+        pods: 1,
+        connectors: ConnectorContext {
+            base_dir: loaded.base_dir.clone(),
+            job_uid: String::new(),
+            kafka: None,
+            output,
+            bounded: false,
+        },
+    })
+}
+
+fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
+    std::path::absolute(&path).map_err(|e| Failure::Usage(format!("state directory {}: {e}", path.display())))
+}

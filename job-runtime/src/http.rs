@@ -1,0 +1,123 @@
+//! The two ports of a pod: health and metrics on one, the read-only status on the other.
+//!
+//! Owns routes and answers. What "alive" and "ready" mean is decided from the monitor's facts by the functions here; nothing can be
+//! changed over HTTP.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use job_api::{PodPhase, PodStatus, Termination};
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::pod::monitor::Monitor;
+
+/// A driver that has not gone round its loop for so long is stuck: longer than any wait that has a deadline of its own.
+const STUCK: Duration = Duration::from_secs(90);
+
+/// What both ports answer from.
+pub(crate) struct Pages {
+    /// The run's numbers.
+    pub(crate) monitor: Arc<Monitor>,
+    /// Metrics; set when the job is planned.
+    pub(crate) registry: Mutex<Option<Registry>>,
+    /// Where the pod is in its life, and why it failed.
+    pub(crate) phase: Mutex<(PodPhase, Option<Termination>)>,
+    /// The revision that the pod runs.
+    pub(crate) revision: String,
+}
+
+impl Pages {
+    fn phase(&self) -> (PodPhase, Option<Termination>) {
+        self.phase.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Alive: starting, ended in order, or a driver that goes round.
+    fn alive(&self) -> bool {
+        match self.phase().0 {
+            PodPhase::Starting | PodPhase::Finished | PodPhase::Failed => true,
+            PodPhase::Running => self.monitor.since_beat() < STUCK,
+        }
+    }
+
+    /// Ready: recovered, and able to commit; or finished.
+    fn ready(&self) -> bool {
+        match self.phase().0 {
+            PodPhase::Starting | PodPhase::Failed => false,
+            PodPhase::Finished => true,
+            PodPhase::Running => self.monitor.running() && self.monitor.since_beat() < STUCK,
+        }
+    }
+
+    fn status(&self) -> PodStatus {
+        let (phase, error) = self.phase();
+        let commits = self.monitor.commits();
+        PodStatus {
+            version: job_api::VERSION,
+            revision: self.revision.clone(),
+            phase,
+            commits: commits.micros.len(),
+            last_commit_ms: commits.last_ms,
+            rows_in: self.monitor.rows_in(),
+            rows_out: self.monitor.rows_out(),
+            lag_rows: None,
+            watermark_ms: self.monitor.watermark_ms().filter(|ms| *ms != i64::MAX),
+            error,
+        }
+    }
+}
+
+/// Serves both ports until cancelled.
+///
+/// # Errors
+/// When a port cannot be bound.
+pub(crate) async fn serve(
+    pages: Arc<Pages>,
+    health: u16,
+    control: u16,
+    cancel: CancellationToken,
+) -> std::io::Result<()> {
+    let bind = |port| TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
+    let (health, control) = (bind(health).await?, bind(control).await?);
+    let stop = cancel.clone();
+    let one = axum::serve(health, health_routes(Arc::clone(&pages))).with_graceful_shutdown(stop.cancelled_owned());
+    let two = axum::serve(control, control_routes(pages)).with_graceful_shutdown(cancel.cancelled_owned());
+    tokio::try_join!(one, two).map(|_| ())
+}
+
+fn health_routes(pages: Arc<Pages>) -> Router {
+    Router::new()
+        .route(
+            "/healthz",
+            get(|State(pages): State<Arc<Pages>>| async move { answer(pages.alive(), "the driver is stuck") }),
+        )
+        .route("/readyz", get(|State(pages): State<Arc<Pages>>| async move { answer(pages.ready(), "not running") }))
+        .route(
+            "/startupz",
+            get(|State(pages): State<Arc<Pages>>| async move { answer(pages.ready(), "still starting") }),
+        )
+        .route("/metrics", get(metrics))
+        .with_state(pages)
+}
+
+fn control_routes(pages: Arc<Pages>) -> Router {
+    Router::new()
+        .route("/status", get(|State(pages): State<Arc<Pages>>| async move { Json(pages.status()) }))
+        .with_state(pages)
+}
+
+fn answer(good: bool, why_not: &'static str) -> (StatusCode, &'static str) {
+    if good { (StatusCode::OK, "ok\n") } else { (StatusCode::SERVICE_UNAVAILABLE, why_not) }
+}
+
+async fn metrics(State(pages): State<Arc<Pages>>) -> Result<String, (StatusCode, String)> {
+    let registry = pages.registry.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some(registry) = registry else { return Ok(String::new()) };
+    crate::metrics::render(&registry).map_err(|e| (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()))
+}

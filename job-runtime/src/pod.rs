@@ -1,0 +1,48 @@
+//! One pod of a job: everything between a planned job and its end.
+//!
+//! Owns the order of a start and the threads. It does not read the job file (crate `plan`) or talk to the user (`cli`).
+
+mod assembly;
+mod counting;
+mod driver;
+mod error;
+pub mod monitor;
+mod worker_thread;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use plan::PlannedJob;
+
+use crate::connector::registry::ConnectorContext;
+
+pub use assembly::{Pod, PodReport};
+pub use driver::Ended;
+pub use error::PodError;
+pub use worker_thread::WorkerView;
+
+/// What a pod needs to know to run a job.
+pub struct PodConfig {
+    /// The job.
+    pub planned: PlannedJob,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`; `None` on a laptop, where the state directory keeps one.
+    pub uid: Option<String>,
+    /// `spec.shards`.
+    pub shards: dataflow::key::Shards,
+    /// `spec.commitInterval`.
+    pub commit_interval: Duration,
+    /// Worker threads.
+    pub workers: usize,
+    /// Where state is kept.
+    pub state_dir: PathBuf,
+    /// Start anew: remove the job's earlier state first.
+    pub fresh: bool,
+    /// This pod's number, from 0.
+    pub ordinal: u16,
+    /// Number of pods.
+    pub pods: u16,
+    /// What connectors need; its `job_uid` is filled in from the state directory.
+    pub connectors: ConnectorContext,
+}

@@ -1,0 +1,342 @@
+//! The start of a pod, step by step: state directory, sinks, commit log, stores, recovery, sources, workers.
+//!
+//! Owns the order and the reasons for it. With Kafka the earlier process of this pod is fenced before anything slow, because its open
+//! transaction holds back every reader until then.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::thread::Thread;
+use std::time::Instant;
+
+use checkpoint::commit::Triggers;
+use dataflow::exchange;
+use dataflow::graph::{Node, NodeId, NodeKind};
+use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
+use dataflow::state::ShardStore;
+use dataflow::worker::{Wake, WorkerConfig};
+
+use super::PodConfig;
+use super::counting::{Activity, Counting};
+use super::driver::{Destination, Driver, Ended, Parts};
+use super::error::PodError;
+use super::monitor::Monitor;
+use super::worker_thread::WorkerHandle;
+use crate::commit::local::{LocalCommitLog, LocalLogConfig};
+use crate::commit::{CommitLog, bookkeeping};
+use crate::connector::{ConnectorError, SinkFactory, SinkTarget, SizeHint, SourceFactory, registry};
+use crate::state::directory::{JobIdentity, StateDirectory};
+use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
+
+mod kafka;
+
+use kafka::KafkaLog;
+
+/// Rows that a worker takes from one partition at a time.
+const ROWS_PER_POLL: usize = 4096;
+/// Batches that may wait in one exchange queue.
+const EXCHANGE_BATCHES: usize = 16;
+/// A commit is due at this much output, or so many rows, even before its interval is over: memory stays bounded.
+const COMMIT_BYTES: u64 = 64 << 20;
+const COMMIT_ROWS: u64 = 4_000_000;
+
+/// What can be said of a pod before it runs.
+#[derive(Clone, Debug, Default)]
+pub struct PodReport {
+    /// True if there was state to resume from.
+    pub resumes: bool,
+    /// Size of all bounded sources together, if all know it.
+    pub size: Option<SizeHint>,
+}
+
+/// A pod that has recovered and is ready to run.
+pub struct Pod {
+    driver: Driver,
+    /// What can be said before it runs.
+    pub report: PodReport,
+    /// Keeps the state directory locked while the pod lives.
+    _directory: StateDirectory,
+}
+
+struct OpenSink<'a> {
+    node: &'a Node,
+    factory: Box<dyn SinkFactory>,
+    target: SinkTarget,
+}
+
+struct OpenSource<'a> {
+    node: &'a Node,
+    factory: Box<dyn SourceFactory>,
+}
+
+/// The log, and the stores brought up to its end.
+struct Recovered {
+    log: Log,
+    stores: Vec<RocksShardStore>,
+}
+
+/// The two forms of the commit log.
+enum Log {
+    Local(LocalCommitLog),
+    Kafka(KafkaLog),
+}
+
+impl Pod {
+    /// Starts everything up to the point where rows may flow.
+    ///
+    /// # Errors
+    /// When any part cannot start; nothing of the outside world was changed then that a next start would not find in order.
+    pub fn start(mut config: PodConfig, monitor: &Arc<Monitor>, started: Instant) -> Result<Self, PodError> {
+        monitor.attach(std::thread::current());
+        let identity = JobIdentity { uid: config.uid.as_deref(), name: &config.name, shards: config.shards.count() };
+        let directory = StateDirectory::open(&config.state_dir, identity, config.fresh)?;
+        config.connectors.job_uid = directory.job_uid().to_owned();
+        config.connectors.bounded = bounded(&config)?;
+        let graph = Arc::new(config.planned.graph.clone());
+        let mut sinks = open_sinks(&config, &graph.nodes)?;
+        let recovered = recover(&config, &directory, &sinks)?;
+        let sources = open_sources(&config, &graph.nodes)?;
+        for sink in &mut sinks {
+            if let SinkTarget::External(external) = &mut sink.target {
+                external.recover(&bookkeeping::tickets(&recovered.stores[0], sink.node.uid)?)?;
+            }
+        }
+        let report = PodReport { resumes: directory.resumes(), size: size(&sources) };
+        let cast = Cast::place(&config, &sinks, &sources, recovered)?;
+        let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started)?;
+        Ok(Self { driver: Driver::new(parts, Arc::clone(monitor), started), report, _directory: directory })
+    }
+
+    /// Runs to the end of the input, a stop, or a failure, on the caller's thread: the one that called [`Pod::start`].
+    ///
+    /// # Errors
+    /// When the job cannot go on. The next start goes on from the last commit.
+    pub fn run(self) -> Result<Ended, PodError> {
+        self.driver.run()
+    }
+}
+
+fn nodes_of(nodes: &[Node]) -> impl Iterator<Item = (&Node, &str)> {
+    nodes.iter().filter_map(|node| match &node.kind {
+        NodeKind::Source(source) => Some((node, source.table.as_str())),
+        NodeKind::Sink(sink) => Some((node, sink.table.as_str())),
+        NodeKind::Calc(_) | NodeKind::Exchange(_) | NodeKind::WindowAggregate(_) | NodeKind::Union => None,
+    })
+}
+
+/// True if every source ends by itself.
+fn bounded(config: &PodConfig) -> Result<bool, ConnectorError> {
+    for (node, name) in nodes_of(&config.planned.graph.nodes) {
+        if matches!(node.kind, NodeKind::Source(_)) && !registry::bounded(table(config, name))? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn table<'a>(config: &'a PodConfig, name: &str) -> &'a plan::Table {
+    let found = config.planned.tables.iter().find(|table| table.name == name);
+    found.expect("the planner lists every table that its graph names")
+}
+
+fn open_sinks<'a>(config: &PodConfig, nodes: &'a [Node]) -> Result<Vec<OpenSink<'a>>, PodError> {
+    let mut out = Vec::new();
+    for (node, name) in nodes_of(nodes) {
+        if let NodeKind::Sink(sink) = &node.kind {
+            let factory = registry::sink(table(config, name), sink, &config.connectors)?;
+            let target = factory.target()?;
+            out.push(OpenSink { node, factory, target });
+        }
+    }
+    Ok(out)
+}
+
+fn open_sources<'a>(config: &PodConfig, nodes: &'a [Node]) -> Result<Vec<OpenSource<'a>>, PodError> {
+    let mut out = Vec::new();
+    for (node, name) in nodes_of(nodes) {
+        if let NodeKind::Source(source) = &node.kind {
+            out.push(OpenSource { node, factory: registry::source(table(config, name), source, &config.connectors)? });
+        }
+    }
+    Ok(out)
+}
+
+/// Opens the commit log and brings every shard's store up to its end.
+fn recover(config: &PodConfig, directory: &StateDirectory, sinks: &[OpenSink<'_>]) -> Result<Recovered, PodError> {
+    let fenced = kafka::fence(config, directory.job_uid(), sinks)?;
+    let databases = RocksDatabases::new(&directory.shards_dir(), RocksConfig::default())?;
+    let mut stores = config.shards.all().map(|shard| databases.open(shard)).collect::<Result<Vec<_>, _>>()?;
+    let log = match fenced {
+        Some(fenced) => Log::Kafka(fenced.recover(&mut stores)?),
+        None => {
+            let dir = directory.log_dir();
+            Log::Local(LocalCommitLog::open(&dir, directory.job_uid(), LocalLogConfig::default(), &mut stores)?)
+        }
+    };
+    Ok(Recovered { log, stores })
+}
+
+/// The total size of all sources, if each of them knows its own in the same unit.
+fn size(sources: &[OpenSource<'_>]) -> Option<SizeHint> {
+    sources.iter().map(|source| source.factory.size_hint()).reduce(|sum, next| match (sum?, next?) {
+        (SizeHint::Rows(a), SizeHint::Rows(b)) => Some(SizeHint::Rows(a + b)),
+        (SizeHint::Bytes(a), SizeHint::Bytes(b)) => Some(SizeHint::Bytes(a + b)),
+        (SizeHint::Rows(_), SizeHint::Bytes(_)) | (SizeHint::Bytes(_), SizeHint::Rows(_)) => None,
+    })?
+}
+
+/// Who does what: partitions and shards placed on workers, everything opened, no thread started yet.
+struct Cast {
+    log: Box<dyn CommitLog>,
+    log_offsets: Vec<NodeId>,
+    owner: Arc<[usize]>,
+    stores: Vec<Vec<Box<dyn ShardStore>>>,
+    partitions: Vec<Vec<(NodeId, Box<dyn SourcePartition>)>>,
+    encoders: Vec<Vec<(NodeId, Box<dyn dataflow::sink::SinkEncoder>)>>,
+    activity: Vec<Arc<Activity>>,
+    threads: Vec<Arc<OnceLock<Thread>>>,
+    sources: Vec<(NodeId, dataflow::graph::OperatorUid)>,
+}
+
+impl Cast {
+    fn place(
+        config: &PodConfig,
+        sinks: &[OpenSink<'_>],
+        sources: &[OpenSource<'_>],
+        recovered: Recovered,
+    ) -> Result<Self, PodError> {
+        let Recovered { log, stores } = recovered;
+        let workers = config.workers;
+        let positions = Positions::find(&log, &stores, sources)?;
+        let (log, log_offsets): (Box<dyn CommitLog>, _) = match log {
+            Log::Local(log) => (Box::new(log), Vec::new()),
+            Log::Kafka(log) => (Box::new(log.log), log.sources),
+        };
+        let per_worker = u16::try_from(workers).expect("worker counts are checked against the shards");
+        let owner: Arc<[usize]> = config
+            .shards
+            .all()
+            .map(|shard| usize::from(shard.0) * usize::from(per_worker) / usize::from(config.shards.count()))
+            .collect();
+        let mut cast = Self {
+            log,
+            log_offsets,
+            stores: (0..workers).map(|_| Vec::new()).collect(),
+            partitions: (0..workers).map(|_| Vec::new()).collect(),
+            encoders: (0..workers).map(|_| Vec::new()).collect(),
+            activity: (0..workers).map(|_| Arc::default()).collect(),
+            threads: (0..workers).map(|_| Arc::default()).collect(),
+            sources: sources.iter().map(|source| (source.node.id, source.node.uid)).collect(),
+            owner,
+        };
+        for (store, worker) in stores.into_iter().zip(cast.owner.iter()) {
+            cast.stores[*worker].push(Box::new(store));
+        }
+        cast.open_partitions(sources, positions)?;
+        for (worker, encoders) in cast.encoders.iter_mut().enumerate() {
+            for sink in sinks {
+                encoders.push((sink.node.id, sink.factory.encoder(worker)?));
+            }
+        }
+        Ok(cast)
+    }
+
+    /// Partitions go round the workers, each source starting where the last one ended.
+    fn open_partitions(&mut self, sources: &[OpenSource<'_>], mut positions: Positions) -> Result<(), ConnectorError> {
+        let workers = self.partitions.len();
+        let mut next = 0;
+        for source in sources {
+            for id in source.factory.partitions()? {
+                let worker = next % workers;
+                next += 1;
+                let position = positions.0.remove(&(source.node.id, id.clone()));
+                let partition = source.factory.open(&id, position, self.wake(worker))?;
+                let activity = Arc::clone(&self.activity[worker]);
+                let counting = Counting::new(partition, activity, std::thread::current());
+                self.partitions[worker].push((source.node.id, Box::new(counting)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Wakes a worker's thread, once there is one.
+    fn wake(&self, worker: usize) -> Wake {
+        let thread = Arc::clone(&self.threads[worker]);
+        Arc::new(move || {
+            if let Some(thread) = thread.get() {
+                thread.unpark();
+            }
+        })
+    }
+
+    fn start(
+        self,
+        config: &PodConfig,
+        graph: Arc<dataflow::graph::JobGraph>,
+        sinks: Vec<OpenSink<'_>>,
+        monitor: &Monitor,
+        started: Instant,
+    ) -> Result<Parts, PodError> {
+        let wakes: Vec<Wake> = (0..config.workers).map(|worker| self.wake(worker)).collect();
+        let ports = exchange::ports(&graph, config.workers, EXCHANGE_BATCHES, &wakes);
+        let each =
+            ports.into_iter().zip(self.partitions).zip(self.encoders).zip(self.stores).zip(&self.threads).enumerate();
+        let mut workers = Vec::new();
+        for (index, ((((exchange, sources), encoders), stores), thread)) in each {
+            let worker = WorkerConfig {
+                index,
+                workers: config.workers,
+                graph: Arc::clone(&graph),
+                shards: config.shards,
+                owner: Arc::clone(&self.owner),
+                sources,
+                encoders,
+                stores,
+                exchange,
+                max_rows_per_poll: ROWS_PER_POLL,
+            };
+            let handle = WorkerHandle::start(worker, std::thread::current(), started)?;
+            if let Some(own) = handle.thread() {
+                let _ = thread.set(own.clone());
+            }
+            workers.push(handle);
+        }
+        let views = workers.iter().map(|worker| Arc::clone(&worker.view));
+        monitor.start(views.zip(self.activity.iter().cloned()));
+        let interval_ms = config.commit_interval.as_millis() as u64;
+        let sinks = sinks.into_iter().map(|sink| (sink.node.id, destination(sink))).collect();
+        Ok(Parts {
+            workers,
+            activity: self.activity,
+            sinks,
+            sources: self.sources,
+            log_offsets: self.log_offsets,
+            log: self.log,
+            triggers: Triggers { interval_ms, max_bytes: COMMIT_BYTES, max_rows: COMMIT_ROWS },
+        })
+    }
+}
+
+fn destination(sink: OpenSink<'_>) -> Destination {
+    match sink.target {
+        SinkTarget::Kafka(target) => Destination::Log { topic: target.topic },
+        SinkTarget::External(external) => Destination::External(sink.node.uid, external),
+    }
+}
+
+/// Where every source partition stood at the last commit.
+struct Positions(BTreeMap<(NodeId, PartitionId), SourcePosition>);
+
+impl Positions {
+    fn find(log: &Log, stores: &[RocksShardStore], sources: &[OpenSource<'_>]) -> Result<Self, PodError> {
+        let mut found = BTreeMap::new();
+        for source in sources {
+            for (id, position) in bookkeeping::positions(&stores[0], source.node.uid)? {
+                found.insert((source.node.id, id), position);
+            }
+        }
+        if let Log::Kafka(log) = log {
+            found.extend(log.positions(sources)?);
+        }
+        Ok(Self(found))
+    }
+}

@@ -1,0 +1,140 @@
+//! The Kafka form of the commit log in the start of a pod: which cluster, which sources ride in its transaction, where they stood.
+//!
+//! Owns those three choices. The protocol itself is in `commit::kafka`.
+
+use dataflow::graph::{JobGraph, NodeId, NodeKind};
+use dataflow::source::{PartitionId, SourcePosition};
+
+use super::{OpenSink, OpenSource, table};
+use crate::commit::kafka::{Fenced, KafkaCommitLog, KafkaLogConfig};
+use crate::connector::options::{Connector, TableOptions};
+use crate::connector::{ConnectorError, SinkTarget};
+use crate::kafka;
+use crate::kafka::properties::KafkaProperties;
+use crate::pod::{PodConfig, PodError};
+use crate::state::rocks::RocksShardStore;
+
+/// How long a start waits for Kafka.
+const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
+
+/// The log, and the source nodes whose offsets it commits.
+pub(super) struct KafkaLog {
+    pub(super) log: KafkaCommitLog,
+    pub(super) sources: Vec<NodeId>,
+}
+
+/// The pod's earlier process can write no more; the log is not read yet.
+pub(super) struct FencedLog {
+    fenced: Fenced,
+    sources: Vec<NodeId>,
+}
+
+/// Fences, if the job has a Kafka sink.
+pub(super) fn fence(config: &PodConfig, job_uid: &str, sinks: &[OpenSink<'_>]) -> Result<Option<FencedLog>, PodError> {
+    let Some(properties) = log_cluster(config, sinks)? else { return Ok(None) };
+    let (sources, group) = riding(config, &config.planned.graph, &properties)?;
+    let fenced = KafkaCommitLog::fence(KafkaLogConfig {
+        properties,
+        job_uid: job_uid.to_owned(),
+        ordinal: config.ordinal,
+        pods: config.pods,
+        shards: config.shards,
+        group,
+        replication: config.connectors.kafka.as_ref().map(|kafka| kafka.internal_topic_replication),
+        deadline: DEADLINE,
+    })?;
+    Ok(Some(FencedLog { fenced, sources }))
+}
+
+/// The cluster of the job's Kafka sinks: one, because one transaction cannot span two.
+fn log_cluster(config: &PodConfig, sinks: &[OpenSink<'_>]) -> Result<Option<KafkaProperties>, ConnectorError> {
+    let mut first: Option<(&str, KafkaProperties)> = None;
+    for sink in sinks {
+        let (SinkTarget::Kafka(target), NodeKind::Sink(node)) = (&sink.target, &sink.node.kind) else { continue };
+        let own = KafkaProperties::from_checked(&target.properties);
+        match &first {
+            None => first = Some((&node.table, own)),
+            Some((other, cluster)) if !cluster.same_cluster(&own) => {
+                return Err(ConnectorError {
+                    table: table(config, &node.table).name.clone(),
+                    option: Some("properties.bootstrap.servers".into()),
+                    message: format!(
+                        "is on another Kafka cluster than the sink {other}; one transaction cannot span two clusters: write to one, or make two jobs"
+                    ),
+                });
+            }
+            Some(_) => {}
+        }
+    }
+    Ok(first.map(|(_, cluster)| cluster))
+}
+
+/// Source nodes on the log's cluster, and the consumer group that they name, if they do.
+fn riding(
+    config: &PodConfig,
+    graph: &JobGraph,
+    log: &KafkaProperties,
+) -> Result<(Vec<NodeId>, Option<String>), ConnectorError> {
+    let (mut nodes, mut group) = (Vec::new(), None);
+    for node in &graph.nodes {
+        let NodeKind::Source(source) = &node.kind else { continue };
+        let options = TableOptions::check(table(config, &source.table))?;
+        if options.connector() != Connector::Kafka {
+            continue;
+        }
+        let own = kafka::table_properties(&options, &config.connectors)?;
+        if own.same_cluster(log) {
+            nodes.push(node.id);
+            group = group.or_else(|| own.group_id().map(str::to_owned));
+        }
+    }
+    Ok((nodes, group))
+}
+
+impl FencedLog {
+    /// Brings the stores up to the end of the changelog.
+    pub(super) fn recover(self, stores: &mut [RocksShardStore]) -> Result<KafkaLog, PodError> {
+        Ok(KafkaLog { log: self.fenced.recover(stores)?, sources: self.sources })
+    }
+}
+
+impl KafkaLog {
+    /// Committed offsets of the riding sources.
+    pub(super) fn positions(
+        &self,
+        sources: &[OpenSource<'_>],
+    ) -> Result<Vec<((NodeId, PartitionId), SourcePosition)>, PodError> {
+        let mut wanted = Vec::new();
+        for source in sources.iter().filter(|source| self.sources.contains(&source.node.id)) {
+            for id in source.factory.partitions()? {
+                if let Some((topic, partition)) = topic_partition(&id) {
+                    wanted.push((source.node.id, id, (topic, partition)));
+                }
+            }
+        }
+        let keys: Vec<(String, i32)> = wanted.iter().map(|(_, _, key)| key.clone()).collect();
+        let found = self.log.committed_offsets(&keys)?;
+        let position = |(node, id, key): (NodeId, PartitionId, (String, i32))| {
+            let next_offset = *found.get(&key)?;
+            Some(((node, id), SourcePosition::Kafka { topic: key.0, partition: key.1, next_offset }))
+        };
+        Ok(wanted.into_iter().filter_map(position).collect())
+    }
+}
+
+/// The topic and number in a Kafka partition's name, `<topic>-<number>`; `None` for another connector's.
+fn topic_partition(id: &PartitionId) -> Option<(String, i32)> {
+    let (topic, partition) = id.0.rsplit_once('-')?;
+    Some((topic.to_owned(), partition.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_dash_ends_the_topic() {
+        assert_eq!(topic_partition(&PartitionId("a-1-b-7".into())), Some(("a-1-b".into(), 7)));
+        assert_eq!(topic_partition(&PartitionId("flights.csv".into())), None);
+    }
+}

@@ -1,0 +1,63 @@
+//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display.
+//!
+//! Owns the counters; it changes nothing of what it passes on.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::Thread;
+
+use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
+
+/// What one worker has read, as its driver sees it.
+#[derive(Debug, Default)]
+pub struct Activity {
+    rows: AtomicU64,
+    moved: AtomicBool,
+}
+
+impl Activity {
+    /// Rows read since the start of the process.
+    pub fn rows(&self) -> u64 {
+        self.rows.load(Ordering::Relaxed)
+    }
+
+    /// True once after anything was read since the last call, be it only rows that were skipped.
+    pub fn take_moved(&self) -> bool {
+        self.moved.swap(false, Ordering::AcqRel)
+    }
+}
+
+/// See the module's documentation.
+pub(super) struct Counting {
+    inner: Box<dyn SourcePartition>,
+    activity: Arc<Activity>,
+    driver: Thread,
+}
+
+impl Counting {
+    /// Counts into `activity`; `driver` is unparked when something is read after a pause.
+    pub(super) fn new(inner: Box<dyn SourcePartition>, activity: Arc<Activity>, driver: Thread) -> Self {
+        Self { inner, activity, driver }
+    }
+}
+
+impl SourcePartition for Counting {
+    fn id(&self) -> &PartitionId {
+        self.inner.id()
+    }
+
+    fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
+        let found = self.inner.poll(max_rows)?;
+        if let SourcePoll::Batch(batch) = &found {
+            self.activity.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            if !self.activity.moved.swap(true, Ordering::AcqRel) {
+                self.driver.unpark();
+            }
+        }
+        Ok(found)
+    }
+
+    fn position(&self) -> SourcePosition {
+        self.inner.position()
+    }
+}

@@ -1,0 +1,82 @@
+//! Why a pod's run ended badly, by what a person must look at.
+//!
+//! Owns the mapping to [`TerminationReason`]; the messages were made where the failure was seen.
+
+use dataflow::worker::WorkerError;
+use job_api::TerminationReason;
+
+use crate::commit::CommitError;
+use crate::commit::bookkeeping::BookkeepingError;
+use crate::commit::local::LocalLogError;
+use crate::connector::ConnectorError;
+use crate::state::directory::DirectoryError;
+
+/// A run cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum PodError {
+    /// A connector cannot start, or a sink cannot be written.
+    #[error(transparent)]
+    Connector(#[from] ConnectorError),
+    /// The state directory cannot be used.
+    #[error(transparent)]
+    Directory(#[from] DirectoryError),
+    /// A shard's database cannot be read or written.
+    #[error(transparent)]
+    State(#[from] dataflow::state::StateError),
+    /// Stored positions or tickets cannot be read.
+    #[error(transparent)]
+    Bookkeeping(#[from] BookkeepingError),
+    /// The local commit log cannot be opened.
+    #[error(transparent)]
+    Log(#[from] LocalLogError),
+    /// Kafka cannot be used.
+    #[error(transparent)]
+    Kafka(#[from] crate::kafka::client::ConnectError),
+    /// The Kafka commit log cannot be read.
+    #[error(transparent)]
+    Recover(#[from] crate::commit::kafka::RecoverError),
+    /// A commit did not succeed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A worker stopped on data or state.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// A thread of ours panicked: a bug.
+    #[error("internal error in {thread}: {message}; this is a bug of Millstream")]
+    Panic {
+        /// The thread's name.
+        thread: String,
+        /// The panic's message.
+        message: String,
+    },
+    /// The driver and the commit protocol disagree: a bug.
+    #[error("internal error: {0}; this is a bug of Millstream")]
+    Protocol(#[from] checkpoint::commit::ProtocolError),
+    /// A thread cannot be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+    /// A wait passed its deadline.
+    #[error("{what} took longer than {seconds} s; the next start goes on from the last commit")]
+    Deadline {
+        /// What was waited for.
+        what: &'static str,
+        /// The deadline.
+        seconds: u64,
+    },
+}
+
+impl PodError {
+    /// The kind of trouble, for the pod's last words.
+    pub fn reason(&self) -> TerminationReason {
+        match self {
+            Self::Connector(_) | Self::Kafka(_) => TerminationReason::ConnectorFailed,
+            Self::Directory(_) | Self::State(_) | Self::Bookkeeping(_) | Self::Log(_) | Self::Recover(_) => {
+                TerminationReason::StateFailed
+            }
+            Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
+            Self::Commit(_) | Self::Deadline { .. } => TerminationReason::CommitFailed,
+            Self::Worker(_) => TerminationReason::RecordFailed,
+            Self::Panic { .. } | Self::Protocol(_) | Self::Thread(_) => TerminationReason::Internal,
+        }
+    }
+}

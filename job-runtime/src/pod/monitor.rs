@@ -1,0 +1,222 @@
+//! What a run tells the world while it works: counters, the heartbeat, commit times; and the one thing the world may ask of it: to stop.
+//!
+//! Owns the shared numbers. It renders nothing (see `metrics`, the progress display and `/status`).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::thread::Thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use dataflow::graph::NodeId;
+use dataflow::sink::SinkPayload;
+use hdrhistogram::Histogram;
+
+use super::counting::Activity;
+use super::worker_thread::WorkerView;
+use crate::commit::CommitError;
+
+/// How a commit ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum CommitOutcome {
+    /// It is in the log.
+    Committed,
+    /// The log refused it.
+    Aborted,
+    /// Nobody knows yet.
+    Unknown,
+    /// Another process has taken over.
+    Fenced,
+    /// It can never succeed.
+    Fatal,
+}
+
+impl CommitOutcome {
+    /// All of them, for metrics.
+    pub const ALL: [Self; 5] = [Self::Committed, Self::Aborted, Self::Unknown, Self::Fenced, Self::Fatal];
+
+    /// The outcome that an error stands for.
+    pub fn of(error: &CommitError) -> Self {
+        match error {
+            CommitError::Aborted { .. } => Self::Aborted,
+            CommitError::Unknown { .. } => Self::Unknown,
+            CommitError::Fenced { .. } => Self::Fenced,
+            CommitError::Fatal { .. } => Self::Fatal,
+        }
+    }
+
+    /// As a label value.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Committed => "committed",
+            Self::Aborted => "aborted",
+            Self::Unknown => "unknown",
+            Self::Fenced => "fenced",
+            Self::Fatal => "fatal",
+        }
+    }
+}
+
+/// Rows and bytes that a sink was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SinkCount {
+    /// Rows.
+    pub rows: u64,
+    /// Encoded bytes; 0 for sinks that are given batches.
+    pub bytes: u64,
+}
+
+/// Commits so far.
+#[derive(Clone, Debug)]
+pub struct CommitStats {
+    /// By outcome.
+    pub outcomes: BTreeMap<CommitOutcome, u64>,
+    /// Durations of the successful ones in microseconds.
+    pub micros: Histogram<u64>,
+    /// Sum of those durations.
+    pub total: Duration,
+    /// When the last one succeeded, in milliseconds since 1970-01-01T00:00:00Z.
+    pub last_ms: Option<u64>,
+    /// From the start of the process to the end of the first.
+    pub first_after: Option<Duration>,
+}
+
+/// What the worker threads share with the monitor.
+struct WorkerLink {
+    view: Arc<Mutex<WorkerView>>,
+    activity: Arc<Activity>,
+}
+
+/// See the module's documentation.
+pub struct Monitor {
+    process_start: Instant,
+    driver: OnceLock<Thread>,
+    stop: AtomicBool,
+    beat_ms: AtomicU64,
+    running: AtomicBool,
+    workers: OnceLock<Vec<WorkerLink>>,
+    sinks: Mutex<BTreeMap<u32, SinkCount>>,
+    commits: Mutex<CommitStats>,
+}
+
+impl Monitor {
+    /// A monitor for a process that started at `process_start`.
+    pub fn new(process_start: Instant) -> Self {
+        let micros = Histogram::new(3).expect("three significant digits are allowed");
+        let stats =
+            CommitStats { outcomes: BTreeMap::new(), micros, total: Duration::ZERO, last_ms: None, first_after: None };
+        Self {
+            process_start,
+            driver: OnceLock::new(),
+            stop: AtomicBool::new(false),
+            beat_ms: AtomicU64::new(0),
+            running: AtomicBool::new(false),
+            workers: OnceLock::new(),
+            sinks: Mutex::default(),
+            commits: Mutex::new(stats),
+        }
+    }
+
+    /// Asks the run to commit and end.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(driver) = self.driver.get() {
+            driver.unpark();
+        }
+    }
+
+    /// True after [`Monitor::stop`].
+    pub fn stop_asked(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+
+    /// True from the moment that state is recovered and rows may flow.
+    pub fn running(&self) -> bool {
+        self.running.load(Ordering::Acquire)
+    }
+
+    /// Time since the driver last went round its loop.
+    pub fn since_beat(&self) -> Duration {
+        let beat = Duration::from_millis(self.beat_ms.load(Ordering::Relaxed));
+        self.process_start.elapsed().saturating_sub(beat)
+    }
+
+    /// Rows read by all workers.
+    pub fn rows_in(&self) -> u64 {
+        self.workers.get().map_or(0, |workers| workers.iter().map(|worker| worker.activity.rows()).sum())
+    }
+
+    /// Per sink node, what it was given.
+    pub fn sinks(&self) -> BTreeMap<u32, SinkCount> {
+        self.sinks.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Rows written to all sinks.
+    pub fn rows_out(&self) -> u64 {
+        self.sinks().values().map(|count| count.rows).sum()
+    }
+
+    /// What each worker last published.
+    pub fn workers(&self) -> Vec<WorkerView> {
+        let links = self.workers.get().map_or(&[][..], Vec::as_slice);
+        links.iter().map(|link| link.view.lock().unwrap_or_else(PoisonError::into_inner).clone()).collect()
+    }
+
+    /// The least watermark of all workers in milliseconds; `None` before all have one.
+    pub fn watermark_ms(&self) -> Option<i64> {
+        let marks: Vec<Option<i64>> = self.workers().iter().map(|view| view.progress.watermark_ms).collect();
+        if marks.is_empty() || marks.contains(&None) { None } else { marks.into_iter().flatten().min() }
+    }
+
+    /// Rows that came behind the watermark and were dropped.
+    pub fn late_dropped(&self) -> u64 {
+        self.workers().iter().flat_map(|view| &view.progress.nodes).map(|node| node.late_dropped).sum()
+    }
+
+    /// Commits so far.
+    pub fn commits(&self) -> CommitStats {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn attach(&self, driver: Thread) {
+        // Only the first driver of a process attaches.
+        let _ = self.driver.set(driver);
+    }
+
+    pub(super) fn start(&self, workers: impl Iterator<Item = (Arc<Mutex<WorkerView>>, Arc<Activity>)>) {
+        let links = workers.map(|(view, activity)| WorkerLink { view, activity }).collect();
+        let _ = self.workers.set(links);
+        self.running.store(true, Ordering::Release);
+    }
+
+    pub(super) fn beat(&self) {
+        self.beat_ms.store(self.process_start.elapsed().as_millis() as u64, Ordering::Relaxed);
+    }
+
+    pub(super) fn all_finished(&self) -> bool {
+        let workers = self.workers();
+        !workers.is_empty() && workers.iter().all(|view| view.finished)
+    }
+
+    pub(super) fn wrote(&self, sink: NodeId, payload: &SinkPayload) {
+        let (rows, bytes) = match payload {
+            SinkPayload::Rows(rows) => (rows.ends.len() as u64, (rows.bytes.len() + rows.key_bytes.len()) as u64),
+            SinkPayload::Batch(batch) => (batch.num_rows() as u64, 0),
+        };
+        let mut sinks = self.sinks.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = sinks.entry(sink.0).or_default();
+        count.rows += rows;
+        count.bytes += bytes;
+    }
+
+    pub(super) fn committed(&self, took: Duration, outcome: CommitOutcome) {
+        let mut commits = self.commits.lock().unwrap_or_else(PoisonError::into_inner);
+        *commits.outcomes.entry(outcome).or_default() += 1;
+        if outcome == CommitOutcome::Committed {
+            commits.micros.saturating_record(took.as_micros() as u64);
+            commits.total += took;
+            commits.last_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_millis() as u64);
+            commits.first_after.get_or_insert(self.process_start.elapsed());
+        }
+    }
+}

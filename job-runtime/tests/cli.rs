@@ -1,0 +1,13 @@
+//! The binary as people use it: right answers, the same after SIGKILL at any moment, and clear words when something is wrong.
+//!
+//! Nothing here needs a server. What needs Kafka is in `kafka_job.rs`.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+#[path = "cli/bad_input.rs"]
+mod bad_input;
+#[path = "cli/exactly_once.rs"]
+mod exactly_once;
+#[path = "cli/flights.rs"]
+mod flights;
+#[path = "cli/workshop.rs"]
+mod workshop;

@@ -1,0 +1,299 @@
+//! Whole jobs on a real broker: killed with SIGKILL at random moments, what an independent `read_committed` reader sees is exactly right, and
+//! readers wait no longer for a killed job than its restart takes.
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+
+#[path = "kafka_commit/broker.rs"]
+#[expect(dead_code, reason = "shared with the tests of the commit log")]
+mod broker;
+#[path = "cli/workshop.rs"]
+#[expect(dead_code, reason = "shared with the tests of the command line")]
+mod workshop;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use broker::{Reader, create_topic, servers, unique};
+use rdkafka::config::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use serde_json::{Value, json};
+use workshop::{Moments, Running, Workshop};
+
+const PARTITIONS: i32 = 3;
+const KILLS: usize = 25;
+/// Every flight is sent so often: more rows for the kills to hit.
+const COPIES: usize = 5;
+
+/// One flight: hour, airport, delay.
+type Flight = (String, String, Option<i64>);
+/// Per hour and airport: departures, mean, worst.
+type Answer = BTreeMap<(String, String), (i64, Option<f64>, Option<i64>)>;
+
+/// The sample, each flight at most one hour behind one before it.
+fn flights() -> Vec<Flight> {
+    let path = format!("{}/../examples/flights/flights.csv", env!("CARGO_MANIFEST_DIR"));
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut lines = text.lines();
+    let names: Vec<&str> = lines.next().unwrap().split(',').collect();
+    let at = |name| names.iter().position(|n| *n == name).unwrap();
+    let (hour, origin, delay) = (at("time_hour"), at("origin"), at("dep_delay"));
+    let mut all: Vec<Flight> = lines
+        .map(|line| {
+            let fields: Vec<&str> = line.split(',').collect();
+            (fields[hour][..19].replace('T', " "), fields[origin].to_owned(), fields[delay].parse().ok())
+        })
+        .collect();
+    let mut hours: Vec<String> = all.iter().map(|flight| flight.0.clone()).collect();
+    hours.sort();
+    hours.dedup();
+    let mut number = 0;
+    all.sort_by_cached_key(|flight| {
+        number += 1;
+        hours.binary_search(&flight.0).unwrap() + number % 2
+    });
+    all.into_iter().flat_map(|flight| vec![flight; COPIES]).collect()
+}
+
+fn oracle(flights: &[Flight]) -> Answer {
+    let mut groups: BTreeMap<(String, String), Vec<i64>> = BTreeMap::new();
+    for (hour, origin, delay) in flights {
+        groups.entry((hour[..16].to_owned(), origin.clone())).or_default().extend(delay);
+    }
+    let answer = |delays: Vec<i64>| {
+        let mean = (!delays.is_empty()).then(|| delays.iter().sum::<i64>() as f64 / delays.len() as f64);
+        (delays.len() as i64, mean, delays.into_iter().max())
+    };
+    groups.into_iter().map(|(key, delays)| (key, answer(delays))).collect()
+}
+
+fn answer(records: &[String]) -> Answer {
+    let mut found = Answer::new();
+    for record in records {
+        let row: Value = serde_json::from_str(record).unwrap_or_else(|e| panic!("{record}: {e}"));
+        let hour = row["window_start"].as_str().unwrap()[..16].replace('T', " ");
+        let key = (hour, row["origin"].as_str().unwrap().to_owned());
+        let values = (row["departures"].as_i64().unwrap(), row["mean_delay"].as_f64(), row["worst_delay"].as_i64());
+        assert!(found.insert(key, values).is_none(), "twice: {record}");
+    }
+    found
+}
+
+/// A producer of the test's own, without transactions.
+struct Feeder(BaseProducer);
+
+impl Feeder {
+    fn new() -> Self {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", servers()).set("enable.idempotence", "true").set("linger.ms", "1");
+        Self(config.create().unwrap())
+    }
+
+    fn send(&self, topic: &str, partition: i32, text: &str) {
+        self.0.send(BaseRecord::<(), str>::to(topic).partition(partition).payload(text)).map_err(|(e, _)| e).unwrap();
+        self.0.poll(Duration::ZERO);
+    }
+
+    fn flush(&self) {
+        self.0.flush(Duration::from_secs(10)).unwrap();
+    }
+}
+
+fn windows(input: &str, output: &str) -> String {
+    let servers = servers();
+    format!(
+        "apiVersion: millstream.io/v1alpha1
+kind: StreamJob
+metadata:
+  name: delays
+spec:
+  sql: |
+    CREATE TABLE flights (
+      time_hour  TIMESTAMP(3),
+      origin     STRING,
+      dep_delay  INT,
+      WATERMARK FOR time_hour AS time_hour - INTERVAL '2' HOUR
+    ) WITH (
+      'connector' = 'kafka', 'topic' = '{input}', 'properties.bootstrap.servers' = '{servers}',
+      'scan.startup.mode' = 'earliest-offset', 'format' = 'json'
+    );
+    CREATE TABLE delays (
+      window_start TIMESTAMP(3), origin STRING, departures BIGINT, mean_delay DOUBLE, worst_delay INT
+    ) WITH (
+      'connector' = 'kafka', 'topic' = '{output}', 'properties.bootstrap.servers' = '{servers}', 'format' = 'json'
+    );
+    INSERT INTO delays
+    SELECT window_start, origin, COUNT(dep_delay), AVG(CAST(dep_delay AS DOUBLE)), MAX(dep_delay)
+    FROM TABLE(TUMBLE(TABLE flights, DESCRIPTOR(time_hour), INTERVAL '1' HOUR))
+    GROUP BY origin, window_start, window_end;
+"
+    )
+}
+
+fn start(workshop: &Workshop) -> Running {
+    workshop.start_as(&["env", "RUST_LOG=info", env!("CARGO_BIN_EXE_millstream")], &["run", "job.yaml"])
+}
+
+fn running(workshop: &Workshop) -> bool {
+    let said = workshop.read(".stderr");
+    said.contains("starts anew") || said.contains("goes on from its last commit")
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn killed_at_random_moments_a_windowed_job_gives_each_row_once() {
+    let (input, output) = (unique("flights"), unique("delays"));
+    create_topic(&input, PARTITIONS);
+    create_topic(&output, 1);
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", &windows(&input, &output));
+    let (flights, feeder, mut moments) = (flights(), Feeder::new(), Moments::new());
+    let record =
+        |(hour, origin, delay): &Flight| json!({"time_hour": hour, "origin": origin, "dep_delay": delay}).to_string();
+    let mut sent = 0;
+    let mut send = |until: usize| {
+        for flight in &flights[sent..until] {
+            feeder.send(&input, sent as i32 % PARTITIONS, &record(flight));
+            sent += 1;
+        }
+        feeder.flush();
+    };
+    for kill in 1..=KILLS {
+        let job = start(&workshop);
+        send(flights.len() * (2 * kill - 1) / (2 * KILLS));
+        std::thread::sleep(moments.between(0, 300));
+        send(flights.len() * kill / KILLS);
+        assert!(job.kill_after(moments.between(1, 500)), "the job ended by itself");
+    }
+    let end = record(&("2013-12-31 00:00:00".to_owned(), "end".to_owned(), None));
+    (0..PARTITIONS).for_each(|partition| feeder.send(&input, partition, &end));
+    feeder.flush();
+
+    let want = oracle(&flights);
+    let job = start(&workshop);
+    let mut reader = Reader::new(&output, 1);
+    reader.until(want.len());
+    job.signal("TERM");
+    let outcome = job.end();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    reader.poll(Duration::from_secs(1));
+    let got = answer(&reader.values);
+    let wrong: Vec<_> = want.iter().filter(|(key, values)| got.get(*key) != Some(*values)).take(5).collect();
+    assert!(wrong.is_empty(), "{} rows for {}; wrong: {wrong:?}", got.len(), want.len());
+    assert_eq!(got.len(), want.len());
+    println!("{KILLS} kills, {} records, {} rows", flights.len(), got.len());
+}
+
+fn copy(input: &str, output: &str) -> String {
+    let servers = servers();
+    format!(
+        "apiVersion: millstream.io/v1alpha1
+kind: StreamJob
+metadata:
+  name: copy
+spec:
+  sql: |
+    CREATE TABLE numbers (id BIGINT) WITH (
+      'connector' = 'kafka', 'topic' = '{input}', 'properties.bootstrap.servers' = '{servers}',
+      'scan.startup.mode' = 'earliest-offset', 'format' = 'json'
+    );
+    CREATE TABLE copies (id BIGINT) WITH (
+      'connector' = 'kafka', 'topic' = '{output}', 'properties.bootstrap.servers' = '{servers}', 'format' = 'json'
+    );
+    INSERT INTO copies SELECT id FROM numbers;
+"
+    )
+}
+
+/// When a record, written beside the job right after its kill, is seen: held back by the killed job's open transaction until that is ended.
+struct Stall {
+    /// Not seen before the job was started again: a transaction was open.
+    blocked: bool,
+    /// From the new start until the job ran.
+    restart: Duration,
+    /// From the moment that it ran until the record was seen; zero if that came first.
+    beyond: Duration,
+}
+
+fn stall(
+    workshop: &Workshop,
+    job: Running,
+    reader: &mut Reader,
+    feeder: &Feeder,
+    output: &str,
+    mark: &str,
+) -> (Running, Stall) {
+    assert!(job.kill_after(Duration::ZERO));
+    feeder.send(output, 0, mark);
+    feeder.flush();
+    let seen = |reader: &Reader| reader.values.iter().rev().take(50_000).any(|value| value == mark);
+    let pause = Instant::now();
+    while pause.elapsed() < Duration::from_millis(200) {
+        reader.poll(Duration::from_millis(5));
+    }
+    let blocked = !seen(reader);
+    let (job, begin) = (start(workshop), Instant::now());
+    let (mut ran, mut saw) = (None, None);
+    while ran.is_none() || saw.is_none() {
+        reader.poll(Duration::from_millis(2));
+        if ran.is_none() && running(workshop) {
+            ran = Some(begin.elapsed());
+        }
+        if saw.is_none() && seen(reader) {
+            saw = Some(begin.elapsed());
+        }
+        assert!(begin.elapsed() < Duration::from_secs(30), "ran {ran:?}, saw {saw:?}: {}", workshop.read(".stderr"));
+    }
+    let (restart, saw) = (ran.unwrap(), saw.unwrap());
+    (job, Stall { blocked, restart, beyond: saw.saturating_sub(restart) })
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn readers_wait_for_a_killed_job_no_longer_than_its_restart_takes_and_a_second() {
+    let (input, output) = (unique("numbers"), unique("copies"));
+    create_topic(&input, 1);
+    create_topic(&output, 1);
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", &copy(&input, &output));
+    let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(0_usize)));
+    let feeding = {
+        let (stop, sent, input) = (Arc::clone(&stop), Arc::clone(&sent), input.clone());
+        std::thread::spawn(move || {
+            let feeder = Feeder::new();
+            while !stop.load(Ordering::Relaxed) {
+                let mut sent = sent.lock().unwrap();
+                feeder.send(&input, 0, &json!({"id": *sent}).to_string());
+                *sent += 1;
+                drop(sent);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            feeder.flush();
+        })
+    };
+    let (mut reader, feeder) = (Reader::new(&output, 1), Feeder::new());
+    let mut job = start(&workshop);
+    let mut stalls = Vec::new();
+    let mut moments = Moments::new();
+    for round in 0..8 {
+        reader.until(reader.values.len() + 100);
+        std::thread::sleep(moments.between(1, 60));
+        let (next, stall) = stall(&workshop, job, &mut reader, &feeder, &output, &format!("mark {round}"));
+        println!("blocked {}, restart {:?}, beyond it {:?}", stall.blocked, stall.restart, stall.beyond);
+        job = next;
+        stalls.push(stall);
+    }
+    stop.store(true, Ordering::Relaxed);
+    feeding.join().unwrap();
+    let sent = *sent.lock().unwrap();
+    reader.until(sent + stalls.len());
+    job.signal("TERM");
+    assert_eq!(job.end().code, Some(0));
+    reader.poll(Duration::from_secs(1));
+    let id = |value: &String| serde_json::from_str::<Value>(value).ok()?["id"].as_u64();
+    let mut ids: Vec<u64> = reader.values.iter().filter_map(id).collect();
+    ids.sort_unstable();
+    assert!(ids == (0..sent as u64).collect::<Vec<_>>(), "{} ids for {sent}", ids.len());
+    assert!(stalls.iter().any(|stall| stall.blocked), "no kill left a transaction open: the test saw nothing");
+    assert!(stalls.iter().all(|stall| stall.beyond <= Duration::from_secs(1)));
+}
