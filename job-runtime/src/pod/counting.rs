@@ -10,19 +10,19 @@ use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, So
 
 /// What one worker has read, as its driver sees it.
 #[derive(Debug, Default)]
-pub struct Activity {
+pub(super) struct Activity {
     rows: AtomicU64,
     moved: AtomicBool,
 }
 
 impl Activity {
     /// Rows read since the start of the process.
-    pub fn rows(&self) -> u64 {
+    pub(super) fn rows(&self) -> u64 {
         self.rows.load(Ordering::Relaxed)
     }
 
     /// True once after anything was read since the last call, be it only rows that were skipped.
-    pub fn take_moved(&self) -> bool {
+    pub(super) fn take_moved(&self) -> bool {
         self.moved.swap(false, Ordering::AcqRel)
     }
 }
