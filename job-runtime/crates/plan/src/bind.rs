@@ -19,7 +19,7 @@ mod conditions;
 mod literals;
 mod operators;
 
-pub(crate) use aggregates::{AggregateScope, BoundAggregate};
+pub(crate) use aggregates::AggregateScope;
 
 /// A column that an expression may name.
 #[derive(Clone, Debug)]
@@ -72,7 +72,9 @@ impl<'a> Binder<'a> {
             Ast::Identifier(name) => self.column(None, name),
             Ast::CompoundIdentifier(parts) => match parts.as_slice() {
                 [table, name] => self.column(Some(table), name),
-                _ => Err(self.problem(ast, format!("`{ast}` is not a column")).help("write `column` or `table.column`")),
+                _ => {
+                    Err(self.problem(ast, format!("`{ast}` is not a column")).help("write `column` or `table.column`"))
+                }
             },
             Ast::Value(value) => self.literal(&value.value, ast),
             Ast::TypedString(typed) => self.typed_string(typed, ast),
@@ -131,9 +133,8 @@ impl<'a> Binder<'a> {
         match found.as_slice() {
             [column] => Ok(column.value.clone()),
             [] => Err(self.no_column(table, name)),
-            [first, ..] => Err(Diagnostic::at(self.place(name.span), format!("`{}` is ambiguous", name.value)).help(
-                format!("write `{}.{}`", first.qualifier.as_deref().unwrap_or("table"), name.value),
-            )),
+            [first, ..] => Err(Diagnostic::at(self.place(name.span), format!("`{}` is ambiguous", name.value))
+                .help(format!("write `{}.{}`", first.qualifier.as_deref().unwrap_or("table"), name.value))),
         }
     }
 
@@ -144,7 +145,8 @@ impl<'a> Binder<'a> {
             if !tables.contains(table.value.as_str()) {
                 let help = did_you_mean(&table.value, tables.iter().copied())
                     .unwrap_or_else(|| format!("tables here are {}", list(tables.iter().copied())));
-                return Diagnostic::at(self.place(table.span), format!("there is no table `{}` here", table.value)).help(help);
+                return Diagnostic::at(self.place(table.span), format!("there is no table `{}` here", table.value))
+                    .help(help);
             }
         }
         let names: Vec<&str> = self
@@ -157,7 +159,11 @@ impl<'a> Binder<'a> {
         let help = match case {
             Some(n) => format!("names are case-sensitive: write `{n}`"),
             None => did_you_mean(&name.value, names.iter().copied()).unwrap_or_else(|| {
-                if names.is_empty() { "no columns can be named here".to_owned() } else { format!("columns here are {}", list(names)) }
+                if names.is_empty() {
+                    "no columns can be named here".to_owned()
+                } else {
+                    format!("columns here are {}", list(names))
+                }
             }),
         };
         Diagnostic::at(self.place(name.span), format!("there is no column `{}`", name.value)).help(help)

@@ -50,7 +50,11 @@ impl TableDef {
         let mut scope: Vec<ScopeColumn> = physical
             .fields()
             .iter()
-            .map(|f| ScopeColumn { qualifier: None, name: f.name().clone(), value: Typed::column(f.name(), f.data_type()) })
+            .map(|f| ScopeColumn {
+                qualifier: None,
+                name: f.name().clone(),
+                value: Typed::column(f.name(), f.data_type()),
+            })
             .collect();
         let mut columns = Vec::with_capacity(create.columns.len());
         for column in &create.columns {
@@ -97,7 +101,10 @@ fn physical_schema(create: &CreateTable, problems: &mut Vec<Diagnostic>) -> Sche
         }
     }
     if fields.is_empty() {
-        problems.push(Diagnostic::at(create.span, "the table has no column that is read or written").help("declare at least one: `name TYPE`"));
+        problems.push(
+            Diagnostic::at(create.span, "the table has no column that is read or written")
+                .help("declare at least one: `name TYPE`"),
+        );
     }
     Schema::new(fields)
 }
@@ -141,8 +148,14 @@ fn watermark(
     if !is_timestamp(&column.data_type) {
         let place = binder.place(watermark.column.span);
         problems.push(
-            Diagnostic::at(place, format!("a watermark needs a TIMESTAMP(3) or TIMESTAMP_LTZ(3) column, `{name}` is {}", types::name(&column.data_type)))
-                .help(watermark_help(&name, &column.data_type)),
+            Diagnostic::at(
+                place,
+                format!(
+                    "a watermark needs a TIMESTAMP(3) or TIMESTAMP_LTZ(3) column, `{name}` is {}",
+                    types::name(&column.data_type)
+                ),
+            )
+            .help(watermark_help(&name, &column.data_type)),
         );
         return None;
     }
@@ -156,7 +169,10 @@ fn watermark(
     if !is_timestamp(&expr.data_type) {
         problems.push(
             binder
-                .problem(&watermark.expr, format!("a watermark is a point in time, this is {}", types::name(&expr.data_type)))
+                .problem(
+                    &watermark.expr,
+                    format!("a watermark is a point in time, this is {}", types::name(&expr.data_type)),
+                )
                 .help(format!("write e.g. `{name} - INTERVAL '5' SECOND`")),
         );
         return None;
@@ -167,9 +183,13 @@ fn watermark(
 fn watermark_help(name: &str, data_type: &DataType) -> String {
     match data_type {
         DataType::Int64 | DataType::Int32 => {
-            format!("add a computed column, e.g. `ts AS TO_TIMESTAMP_LTZ({name}, 3)`, and write `WATERMARK FOR ts AS ts`")
+            format!(
+                "add a computed column, e.g. `ts AS TO_TIMESTAMP_LTZ({name}, 3)`, and write `WATERMARK FOR ts AS ts`"
+            )
         }
-        DataType::Utf8 => format!("add a computed column, e.g. `ts AS TO_TIMESTAMP({name})`, and write `WATERMARK FOR ts AS ts`"),
+        DataType::Utf8 => {
+            format!("add a computed column, e.g. `ts AS TO_TIMESTAMP({name})`, and write `WATERMARK FOR ts AS ts`")
+        }
         _ => "name a column that holds the time of the event".to_owned(),
     }
 }
@@ -181,9 +201,14 @@ fn primary_key(create: &CreateTable, physical: &Schema, problems: &mut Vec<Diagn
             Ok(index) => key.push(index),
             Err(_) => {
                 let names = physical.fields().iter().map(|f| f.name().as_str());
-                let help = did_you_mean(&column.value, names.clone()).unwrap_or_else(|| format!("columns are {}", list(names)));
+                let help = did_you_mean(&column.value, names.clone())
+                    .unwrap_or_else(|| format!("columns are {}", list(names)));
                 problems.push(
-                    Diagnostic::at(create.span, format!("the primary key names `{}`, which is no physical column", column.value)).help(help),
+                    Diagnostic::at(
+                        create.span,
+                        format!("the primary key names `{}`, which is no physical column", column.value),
+                    )
+                    .help(help),
                 );
             }
         }

@@ -126,9 +126,9 @@ impl Diagnostics {
                 if let Some(label) = &diagnostic.label {
                     caret = caret.label(label.as_str());
                 }
-                Level::ERROR.primary_title(diagnostic.message.as_str()).element(
-                    Snippet::source(self.text.as_ref()).path(self.file_name.as_str()).annotation(caret),
-                )
+                Level::ERROR
+                    .primary_title(diagnostic.message.as_str())
+                    .element(Snippet::source(self.text.as_ref()).path(self.file_name.as_str()).annotation(caret))
             }
             None => Level::ERROR
                 .primary_title(diagnostic.message.as_str())

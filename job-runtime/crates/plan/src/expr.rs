@@ -266,7 +266,7 @@ impl ScalarUDFImpl for Native {
 
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> datafusion_common::Result<ColumnarValue> {
         let arrays = ColumnarValue::values_to_arrays(&args.args)?;
-        (self.kernel)(&arrays).map(ColumnarValue::Array).map_err(|message| DataFusionError::Execution(message))
+        (self.kernel)(&arrays).map(ColumnarValue::Array).map_err(DataFusionError::Execution)
     }
 }
 
@@ -274,7 +274,14 @@ impl ScalarUDFImpl for Native {
 pub(crate) fn plain_error(error: impl Display) -> String {
     let text = error.to_string();
     let text = text.split("\n\n").next().unwrap_or_default();
-    let prefixes = ["Error during planning: ", "Execution error: ", "Arrow error: ", "Cast error: ", "Compute error: ", "Optimizer rule failed: "];
+    let prefixes = [
+        "Error during planning: ",
+        "Execution error: ",
+        "Arrow error: ",
+        "Cast error: ",
+        "Compute error: ",
+        "Optimizer rule failed: ",
+    ];
     let mut text = text;
     while let Some(rest) = prefixes.iter().find_map(|p| text.strip_prefix(p)) {
         text = rest;

@@ -162,15 +162,19 @@ const SHAPE: &str = "a job file begins with:\n  apiVersion: millstream.io/v1alph
 
 fn read_root(file_name: &str, text: &Arc<str>, root: &Node, problems: &mut Vec<Diagnostic>) -> Option<JobFile> {
     if !matches!(root.value, Value::Mapping(_)) {
-        problems.push(Diagnostic::at(root.span, format!("a StreamJob is a mapping, this is {}", root.value.kind())).help(SHAPE));
+        problems.push(
+            Diagnostic::at(root.span, format!("a StreamJob is a mapping, this is {}", root.value.kind())).help(SHAPE),
+        );
         return None;
     }
-    let mut top = Fields::new(root, "the job file", &["apiVersion", "kind", "metadata", "spec", "status"], problems)?;
+    let top = Fields::new(root, "the job file", &["apiVersion", "kind", "metadata", "spec", "status"], problems)?;
     let kind = top.string("kind", problems);
     match kind {
         Some((kind, _)) if kind == KIND => {}
         Some((kind, span)) => {
-            problems.push(Diagnostic::at(span, format!("this is a `{kind}`, not a StreamJob")).help("write `kind: StreamJob`"));
+            problems.push(
+                Diagnostic::at(span, format!("this is a `{kind}`, not a StreamJob")).help("write `kind: StreamJob`"),
+            );
             return None;
         }
         None => {
@@ -186,8 +190,9 @@ fn read_root(file_name: &str, text: &Arc<str>, root: &Node, problems: &mut Vec<D
             Diagnostic::at(span, format!("apiVersion `{version}` is not known"))
                 .help(format!("write `apiVersion: {API_VERSION}`")),
         ),
-        None => problems
-            .push(Diagnostic::at(root.span, "`apiVersion` is missing").help(format!("write `apiVersion: {API_VERSION}`"))),
+        None => problems.push(
+            Diagnostic::at(root.span, "`apiVersion` is missing").help(format!("write `apiVersion: {API_VERSION}`")),
+        ),
     }
     let metadata = top.required("metadata", problems).and_then(|node| read_metadata(node, problems));
     let spec = top.required("spec", problems)?;
@@ -238,7 +243,7 @@ const METADATA: &[&str] = &[
 ];
 
 fn read_metadata(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Metadata> {
-    let mut fields = Fields::new(node, "`metadata`", METADATA, problems)?;
+    let fields = Fields::new(node, "`metadata`", METADATA, problems)?;
     let namespace = fields.string("namespace", problems).map(|(s, _)| s);
     let uid = fields.string("uid", problems).map(|(s, _)| s);
     let labels = fields.string_map("labels", problems);
@@ -250,8 +255,9 @@ fn read_metadata(node: &Node, problems: &mut Vec<Diagnostic>) -> Option<Metadata
     let starts_well = name.starts_with(|c: char| c.is_ascii_lowercase());
     if !starts_well || name.len() > 45 || !name.chars().all(good) || name.ends_with('-') {
         problems.push(
-            Diagnostic::at(span, format!("`{name}` cannot be the name of a job"))
-                .help("use 1 to 45 lower-case letters, digits and `-`; begin with a letter, end with a letter or digit"),
+            Diagnostic::at(span, format!("`{name}` cannot be the name of a job")).help(
+                "use 1 to 45 lower-case letters, digits and `-`; begin with a letter, end with a letter or digit",
+            ),
         );
         return None;
     }
@@ -273,9 +279,9 @@ const SPEC: &[&str] =
     &["clusterRef", "sql", "sqlFrom", "state", "replicas", "shards", "commitInterval", "workers", "template"];
 
 fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<Spec> {
-    let mut fields = Fields::new(node, "`spec`", SPEC, problems)?;
+    let fields = Fields::new(node, "`spec`", SPEC, problems)?;
     let cluster = match fields.get("clusterRef") {
-        Some(node) => Fields::new(node, "`clusterRef`", &["name"], problems).and_then(|mut f| {
+        Some(node) => Fields::new(node, "`clusterRef`", &["name"], problems).and_then(|f| {
             f.required("name", problems)?;
             f.string("name", problems).map(|(s, _)| s)
         }),
@@ -316,12 +322,20 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
 
 fn read_commit_interval(fields: &Fields<'_>, problems: &mut Vec<Diagnostic>) -> Duration {
     const DEFAULT: Duration = Duration::from_millis(50);
+    if let Some(Node { value: Value::Integer(number), span }) = fields.get("commitInterval") {
+        problems.push(
+            Diagnostic::at(*span, format!("`commitInterval` has no unit: {number} of what?"))
+                .help(format!("write `{number}ms` or `{number}s`")),
+        );
+        return DEFAULT;
+    }
     let Some((written, span)) = fields.string("commitInterval", problems) else { return DEFAULT };
     match duration::parse(&written) {
         Ok(interval) if (Duration::from_millis(10)..=Duration::from_secs(60)).contains(&interval) => interval,
         Ok(_) => {
             problems.push(
-                Diagnostic::at(span, format!("`commitInterval` is {written}")).help("use 10ms to 60s; the default is 50ms"),
+                Diagnostic::at(span, format!("`commitInterval` is {written}"))
+                    .help("use 10ms to 60s; the default is 50ms"),
             );
             DEFAULT
         }
@@ -363,4 +377,5 @@ fn read_sql(fields: &Fields<'_>, spec: &Node, file: &str, problems: &mut Vec<Dia
     }
 }
 
-const SQL_SHAPE: &str = "write the statements below `spec`:\n  sql: |\n    CREATE TABLE ...;\n    INSERT INTO ... SELECT ...;";
+const SQL_SHAPE: &str =
+    "write the statements below `spec`:\n  sql: |\n    CREATE TABLE ...;\n    INSERT INTO ... SELECT ...;";

@@ -120,7 +120,8 @@ pub fn plan(job: &JobFile) -> Result<PlannedJob, Diagnostics> {
     if problems.is_empty() && !statements.iter().any(|s| matches!(s, Statement::Insert(_))) {
         let end = text.text.trim_end().len();
         problems.push(
-            Diagnostic::at(text.file_span(end..end), "the job writes nothing").help("add `INSERT INTO <table> SELECT ...`"),
+            Diagnostic::at(text.file_span(end..end), "the job writes nothing")
+                .help("add `INSERT INTO <table> SELECT ...`"),
         );
     }
     if !problems.is_empty() {
@@ -146,7 +147,8 @@ fn plan_statement(planner: &mut QueryPlanner<'_>, statement: &Statement, problem
                 if create.if_not_exists {
                     return Ok(());
                 }
-                return Err(Diagnostic::at(create.span, format!("`{name}` is declared twice")).help("give one of them another name"));
+                return Err(Diagnostic::at(create.span, format!("`{name}` is declared twice"))
+                    .help("give one of them another name"));
             }
             let def = catalog::TableDef::new(create, planner.places, problems);
             planner.tables.push(def);
@@ -155,7 +157,8 @@ fn plan_statement(planner: &mut QueryPlanner<'_>, statement: &Statement, problem
         Statement::CreateView(view) => {
             let name = view.name.value.clone();
             if planner.is_declared(&name) {
-                return Err(Diagnostic::at(view.span, format!("`{name}` is declared twice")).help("give one of them another name"));
+                return Err(Diagnostic::at(view.span, format!("`{name}` is declared twice"))
+                    .help("give one of them another name"));
             }
             planner.set_fallback(view.span);
             let columns: Vec<_> = view.columns.iter().collect();

@@ -7,8 +7,8 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use datafusion_expr::Expr;
 use dataflow::graph::{AggregateFunction, WindowKind};
+use datafusion_expr::Expr;
 
 /// Place of a node in [`StreamPlan::nodes`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

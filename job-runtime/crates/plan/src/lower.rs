@@ -4,11 +4,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Schema, SchemaRef};
-use datafusion_expr::Expr;
 use dataflow::graph::{
     AggregateCall, Calc, ExchangeNode, ExprRef, JobGraph, Node, NodeId, NodeKind, OperatorUid, SinkNode, SourceNode,
     WatermarkSpec, WindowAggregateNode, WindowKind,
 };
+use datafusion_expr::Expr;
 
 use crate::catalog::TableDef;
 use crate::expr::column;
@@ -45,7 +45,12 @@ pub(crate) fn lower(plan: &StreamPlan, tables: &[TableDef]) -> Lowered<JobGraph>
 /// A view that nobody reads has nodes without a sink.
 fn reaches_sink(plan: &StreamPlan, id: PlanId) -> bool {
     matches!(plan.node(id).op, PlanOp::Sink { .. })
-        || plan.nodes.iter().enumerate().skip(id.0 + 1).any(|(i, n)| n.inputs.contains(&id) && reaches_sink(plan, PlanId(i)))
+        || plan
+            .nodes
+            .iter()
+            .enumerate()
+            .skip(id.0 + 1)
+            .any(|(i, n)| n.inputs.contains(&id) && reaches_sink(plan, PlanId(i)))
 }
 
 /// The columns of every node that those behind it use, by name. Only scans are narrowed: calcs are made of what is needed already.
@@ -87,7 +92,14 @@ struct Lowering<'a> {
 }
 
 impl Lowering<'_> {
-    fn add(&mut self, meaning: &str, name: String, inputs: Vec<NodeId>, schema: SchemaRef, kind: NodeKind) -> Lowered<NodeId> {
+    fn add(
+        &mut self,
+        meaning: &str,
+        name: String,
+        inputs: Vec<NodeId>,
+        schema: SchemaRef,
+        kind: NodeKind,
+    ) -> Lowered<NodeId> {
         let uid = self.uids.assign(meaning).map_err(LowerError)?;
         let id = NodeId(self.graph.nodes.len() as u32);
         self.graph.nodes.push(Node { id, uid, name, inputs, schema, kind });
@@ -113,7 +125,13 @@ impl Lowering<'_> {
             PlanOp::Union => {
                 let inputs: Vec<NodeId> = node.inputs.iter().map(|input| self.nodes[input]).collect();
                 let parts: Vec<String> = inputs.iter().map(|i| self.uid(*i).to_string()).collect();
-                self.add(&format!("union|{}", parts.join(",")), "union".to_owned(), inputs, Arc::clone(&node.schema), NodeKind::Union)?
+                self.add(
+                    &format!("union|{}", parts.join(",")),
+                    "union".to_owned(),
+                    inputs,
+                    Arc::clone(&node.schema),
+                    NodeKind::Union,
+                )?
             }
             PlanOp::WindowAggregate { window, rowtime, keys, aggregates } => {
                 self.window_aggregate(node, *window, rowtime, keys, aggregates)?
@@ -121,7 +139,13 @@ impl Lowering<'_> {
             PlanOp::Sink { table } => {
                 let input = self.input(node, 0);
                 let kind = NodeKind::Sink(SinkNode { table: table.clone() });
-                self.add(&format!("sink|{table}"), format!("sink({table})"), vec![input], Arc::clone(&node.schema), kind)?
+                self.add(
+                    &format!("sink|{table}"),
+                    format!("sink({table})"),
+                    vec![input],
+                    Arc::clone(&node.schema),
+                    kind,
+                )?
             }
         };
         self.nodes.insert(id, lowered);
@@ -148,7 +172,8 @@ impl Lowering<'_> {
         let output = schema(used.iter().map(|c| (c.name.clone(), c.data_type.clone())));
         let decoded = decoded_schema(def, &needed);
         let computed = if used.iter().any(|c| c.computed.is_some()) || decoded.fields().len() != used.len() {
-            let columns: Vec<Expr> = used.iter().map(|c| c.computed.clone().unwrap_or_else(|| column(&c.name))).collect();
+            let columns: Vec<Expr> =
+                used.iter().map(|c| c.computed.clone().unwrap_or_else(|| column(&c.name))).collect();
             Some(compile_calc(None, &columns, &decoded, &output)?)
         } else {
             None
@@ -170,9 +195,11 @@ impl Lowering<'_> {
         let below = self.schema(input);
         let identity = filter.is_none()
             && columns.len() == below.fields().len()
-            && columns.iter().zip(below.fields()).zip(node.schema.fields()).all(|((e, b), out)| {
-                *e == column(b.name()) && b.name() == out.name()
-            });
+            && columns
+                .iter()
+                .zip(below.fields())
+                .zip(node.schema.fields())
+                .all(|((e, b), out)| *e == column(b.name()) && b.name() == out.name());
         if identity {
             return Ok(input);
         }
@@ -204,16 +231,29 @@ impl Lowering<'_> {
                 let argument = a.argument.as_deref().map(index).transpose()?;
                 let input_type = argument.map_or(DataType::Null, |i| below.field(i).data_type().clone());
                 let filter = a.filter.as_deref().map(index).transpose()?;
-                Ok(AggregateCall { function: a.function, argument, filter, input_type, output_type: a.output_type.clone() })
+                Ok(AggregateCall {
+                    function: a.function,
+                    argument,
+                    filter,
+                    input_type,
+                    output_type: a.output_type.clone(),
+                })
             })
             .collect::<Lowered<Vec<_>>>()?;
         let WindowKind::Tumble { size_ms, offset_ms } = window;
         let sources = source_tables(self.plan, node).into_iter().collect::<Vec<_>>().join(",");
         let outputs: Vec<&str> = node.schema.fields().iter().map(|f| f.name().as_str()).collect();
-        let meaning = format!("window|{sources}|tumble {size_ms} {offset_ms}|{rowtime}|{}|{}", keys.join(","), outputs.join(","));
+        let meaning =
+            format!("window|{sources}|tumble {size_ms} {offset_ms}|{rowtime}|{}|{}", keys.join(","), outputs.join(","));
         let exchange = NodeKind::Exchange(ExchangeNode { keys: key_columns.clone() });
         let by = if keys.is_empty() { "one key".to_owned() } else { keys.join(", ") };
-        let exchange = self.add(&format!("exchange|{meaning}"), format!("exchange({by})"), vec![input], Arc::clone(&below), exchange)?;
+        let exchange = self.add(
+            &format!("exchange|{meaning}"),
+            format!("exchange({by})"),
+            vec![input],
+            Arc::clone(&below),
+            exchange,
+        )?;
         let kind = NodeKind::WindowAggregate(WindowAggregateNode {
             window,
             rowtime: index(rowtime)?,

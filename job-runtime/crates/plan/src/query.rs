@@ -8,8 +8,8 @@ use std::sync::Arc;
 use arrow::datatypes::DataType;
 use datafusion_expr::Expr;
 use sqlparser::ast::{
-    Distinct, Expr as Ast, GroupByExpr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr, SetOperator,
-    SetQuantifier, Spanned, TableAlias,
+    Distinct, Expr as Ast, GroupByExpr, Ident, Query, Select, SelectItem, SelectItemQualifiedWildcardKind, SetExpr,
+    SetOperator, SetQuantifier, Spanned, TableAlias,
 };
 
 use crate::Span;
@@ -88,7 +88,9 @@ impl<'a> QueryPlanner<'a> {
     fn query_with(&mut self, query: &Query) -> Bound<Relation> {
         if let Some(with) = &query.with {
             if with.recursive {
-                return Err(self.problem(with, "`WITH RECURSIVE` is not supported").help("write the steps out as views"));
+                return Err(self
+                    .problem(with, "`WITH RECURSIVE` is not supported")
+                    .help("write the steps out as views"));
             }
             for cte in &with.cte_tables {
                 let relation = self.query(&cte.query)?;
@@ -106,9 +108,9 @@ impl<'a> QueryPlanner<'a> {
                 .help("leave it out; rows leave a window when it closes"));
         }
         if let Some(limit) = &query.limit_clause {
-            return Err(self.problem(limit, "`LIMIT` and `OFFSET` are not supported: a stream has no end").help(
-                "for a bounded job, limit the source, e.g. 'number-of-rows' of datagen",
-            ));
+            return Err(self
+                .problem(limit, "`LIMIT` and `OFFSET` are not supported: a stream has no end")
+                .help("for a bounded job, limit the source, e.g. 'number-of-rows' of datagen"));
         }
         if let Some(fetch) = &query.fetch {
             return Err(self.problem(fetch, "`FETCH` is not supported: a stream has no end"));
@@ -129,13 +131,27 @@ impl<'a> QueryPlanner<'a> {
                 self.union(&branches)
             }
             SetExpr::SetOperation { op, set_quantifier, right, .. } => {
-                let help = if *op == SetOperator::Union { "write `UNION ALL`, which keeps all rows" } else { "only `UNION ALL` is" };
-                Err(self.problem(right.as_ref(), format!("`{}` is not supported: it would have to keep all rows for ever", format!("{op} {set_quantifier}").trim())).help(help))
+                let help = if *op == SetOperator::Union {
+                    "write `UNION ALL`, which keeps all rows"
+                } else {
+                    "only `UNION ALL` is"
+                };
+                Err(self
+                    .problem(
+                        right.as_ref(),
+                        format!(
+                            "`{}` is not supported: it would have to keep all rows for ever",
+                            format!("{op} {set_quantifier}").trim()
+                        ),
+                    )
+                    .help(help))
             }
             SetExpr::Values(values) => {
                 Err(self.problem(values, "`VALUES` is not supported").help("use the connector `datagen`, or a file"))
             }
-            other => Err(self.problem(other, "this is not a query that can be planned").help("write `SELECT ... FROM ...`")),
+            other => {
+                Err(self.problem(other, "this is not a query that can be planned").help("write `SELECT ... FROM ...`"))
+            }
         }
     }
 
@@ -157,8 +173,11 @@ impl<'a> QueryPlanner<'a> {
                 };
                 to = common_type(&to, &other.value.data_type).ok_or_else(|| {
                     let (a, b) = (types::name(&to), types::name(&other.value.data_type));
-                    self.problem(*branch, format!("column {} of `UNION ALL` is {a} in one part and {b} in another", i + 1))
-                        .help(format!("write `CAST({} AS {a})`", other.name))
+                    self.problem(
+                        *branch,
+                        format!("column {} of `UNION ALL` is {a} in one part and {b} in another", i + 1),
+                    )
+                    .help(format!("write `CAST({} AS {a})`", other.name))
                 })?;
             }
             let to = if to == DataType::Null { DataType::Utf8 } else { to };
@@ -166,7 +185,8 @@ impl<'a> QueryPlanner<'a> {
         }
         let mut inputs = Vec::with_capacity(relations.len());
         for (relation, _) in relations {
-            let values = relation.columns.iter().zip(&columns).map(|(c, (name, to))| (name.clone(), c.value.clone().cast(to)));
+            let values =
+                relation.columns.iter().zip(&columns).map(|(c, (name, to))| (name.clone(), c.value.clone().cast(to)));
             let values = values.collect();
             inputs.push(self.materialize(relation.input, relation.filter, values));
         }
@@ -192,9 +212,10 @@ impl<'a> QueryPlanner<'a> {
         let below = self.plan.node(input);
         let identity = filter.is_none()
             && columns.len() == below.schema.fields().len()
-            && columns.iter().zip(below.schema.fields()).all(|((name, value), field)| {
-                name == field.name() && value.expr == expr::column(field.name())
-            });
+            && columns
+                .iter()
+                .zip(below.schema.fields())
+                .all(|((name, value), field)| name == field.name() && value.expr == expr::column(field.name()));
         if identity {
             return input;
         }
@@ -203,8 +224,11 @@ impl<'a> QueryPlanner<'a> {
             Some(schema) => expr::simplify(e, schema),
             None => e,
         };
-        let times =
-            below.times.iter().filter_map(|time| columns.iter().find(|(_, v)| v.expr == *time)).map(|(name, _)| expr::column(name));
+        let times = below
+            .times
+            .iter()
+            .filter_map(|time| columns.iter().find(|(_, v)| v.expr == *time))
+            .map(|(name, _)| expr::column(name));
         let times = times.collect();
         let output = schema(columns.iter().map(|(name, value)| (name.clone(), value.data_type.clone())));
         let filter = filter.map(simple);
@@ -249,7 +273,9 @@ impl<'a> QueryPlanner<'a> {
             return Err(self.problem(qualify, "`QUALIFY` is not supported"));
         }
         if !select.named_window.is_empty() {
-            return Err(self.problem(select, "`WINDOW` and `OVER` are not supported yet").help("windows are `TABLE(TUMBLE(...))`"));
+            return Err(self
+                .problem(select, "`WINDOW` and `OVER` are not supported yet")
+                .help("windows are `TABLE(TUMBLE(...))`"));
         }
         let strange = select.top.is_some()
             || select.into.is_some()
@@ -283,7 +309,9 @@ impl<'a> QueryPlanner<'a> {
     fn wildcard(&self, item: &SelectItem, from: &[ScopeColumn], out: &mut Vec<ScopeColumn>) -> Bound<bool> {
         let qualifier = match item {
             SelectItem::Wildcard(_) => None,
-            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => Some(name.to_string()),
+            SelectItem::QualifiedWildcard(SelectItemQualifiedWildcardKind::ObjectName(name), _) => {
+                Some(name.to_string())
+            }
             _ => return Ok(false),
         };
         let qualifier = qualifier.map(|q| q.trim_matches('`').to_owned());
@@ -328,7 +356,10 @@ impl<'a> QueryPlanner<'a> {
         }
         if names.len() != relation.columns.len() {
             let place = names.first().and_then(|n| self.places.span(n.span)).unwrap_or(self.fallback);
-            return Err(Diagnostic::at(place, format!("{} names are given for {} columns", names.len(), relation.columns.len())));
+            return Err(Diagnostic::at(
+                place,
+                format!("{} names are given for {} columns", names.len(), relation.columns.len()),
+            ));
         }
         for (column, name) in relation.columns.iter_mut().zip(names) {
             column.name = name.value.clone();
@@ -351,7 +382,8 @@ impl<'a> QueryPlanner<'a> {
                 value: Typed::column(&c.name, &c.data_type),
             })
             .collect();
-        let node = PlanNode { op: PlanOp::Scan { table: name }, inputs: Vec::new(), schema: Arc::clone(&output), times };
+        let node =
+            PlanNode { op: PlanOp::Scan { table: name }, inputs: Vec::new(), schema: Arc::clone(&output), times };
         Relation { input: self.plan.add(node), filter: None, columns }
     }
 }

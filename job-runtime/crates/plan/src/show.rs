@@ -19,6 +19,7 @@ pub(crate) fn expression(expr: &Expr) -> String {
         Expr::IsFalse(e) => format!("{} IS FALSE", operand(e)),
         Expr::IsNotTrue(e) => format!("{} IS NOT TRUE", operand(e)),
         Expr::IsNotFalse(e) => format!("{} IS NOT FALSE", operand(e)),
+        Expr::Cast(c) if *c.field.data_type() == types::INTERVAL => interval(&c.expr),
         Expr::Cast(c) => format!("CAST({} AS {})", expression(&c.expr), types::name(c.field.data_type())),
         Expr::TryCast(c) => format!("TRY_CAST({} AS {})", expression(&c.expr), types::name(c.field.data_type())),
         Expr::Between(b) => {
@@ -44,6 +45,22 @@ pub(crate) fn expression(expr: &Expr) -> String {
         }
         Expr::ScalarFunction(f) => format!("{}({})", f.func.name().to_uppercase(), joined(&f.args)),
         other => other.to_string(),
+    }
+}
+
+/// Milliseconds that stand for an interval; a number of units is shown as such.
+fn interval(millis: &Expr) -> String {
+    match millis {
+        Expr::BinaryExpr(b) if b.op == Operator::Multiply => match (b.left.as_ref(), b.right.as_ref()) {
+            (Expr::Cast(count), Expr::Literal(ScalarValue::Int64(Some(ms)), _)) => {
+                format!("{} * INTERVAL {}", operand(&count.expr), duration(*ms))
+            }
+            (count, Expr::Literal(ScalarValue::Int64(Some(ms)), _)) => {
+                format!("{} * INTERVAL {}", operand(count), duration(*ms))
+            }
+            _ => format!("INTERVAL of {} milliseconds", operand(millis)),
+        },
+        other => format!("INTERVAL of {} milliseconds", operand(other)),
     }
 }
 

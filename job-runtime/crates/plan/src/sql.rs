@@ -16,7 +16,7 @@ pub(crate) mod types;
 /// One statement of a job; statement sets are already taken apart.
 #[derive(Clone, Debug)]
 pub(crate) enum Statement {
-    CreateTable(CreateTable),
+    CreateTable(Box<CreateTable>),
     CreateView(CreateView),
     Insert(Insert),
 }

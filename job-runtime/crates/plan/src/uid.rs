@@ -26,7 +26,9 @@ impl Uids {
         let uid = if uid < OperatorUid::FIRST_FREE { uid + OperatorUid::FIRST_FREE } else { uid };
         match self.taken.insert(uid, meaning.clone()) {
             None => Ok(OperatorUid(uid)),
-            Some(other) => Err(format!("the operators `{other}` and `{meaning}` have the same id {uid:08x}; change an alias in one of them")),
+            Some(other) => Err(format!(
+                "the operators `{other}` and `{meaning}` have the same id {uid:08x}; change an alias in one of them"
+            )),
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 
 use arrow::datatypes::DataType;
-use datafusion_expr::Expr;
 use dataflow::graph::AggregateFunction;
+use datafusion_expr::Expr;
 use sqlparser::ast::{DuplicateTreatment, Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments};
 
 use super::{Binder, Bound};
@@ -62,7 +62,8 @@ impl Binder<'_> {
     /// In an aggregation: the output column that holds this expression, if it is grouped.
     pub(super) fn bind_grouped(&mut self, ast: &Ast) -> Bound<Option<Typed>> {
         let Some(scope) = self.aggregation.take() else { return Ok(None) };
-        let plain = if matches!(ast, Ast::Value(_) | Ast::Interval(_) | Ast::Nested(_)) { None } else { Some(self.bind(ast)) };
+        let plain =
+            if matches!(ast, Ast::Value(_) | Ast::Interval(_) | Ast::Nested(_)) { None } else { Some(self.bind(ast)) };
         let scope = self.aggregation.insert(scope);
         let Some(plain) = plain else { return Ok(None) };
         let is_name = matches!(ast, Ast::Identifier(_) | Ast::CompoundIdentifier(_));
@@ -110,7 +111,6 @@ impl Binder<'_> {
         Ok(Typed::column(&output, &output_type))
     }
 
-    #[expect(clippy::type_complexity, reason = "the four parts of one aggregate, used once")]
     fn aggregate_parts(
         &mut self,
         ast: &Ast,
@@ -141,7 +141,11 @@ impl Binder<'_> {
                 return Ok((AggregateFunction::CountStar, None, filter, DataType::Int64));
             }
             FunctionArgExpr::Expr(argument) => argument,
-            _ => return Err(self.problem(ast, format!("`{name}` needs a value")).help(format!("write `{name}(column)`"))),
+            _ => {
+                return Err(self
+                    .problem(ast, format!("`{name}` needs a value"))
+                    .help(format!("write `{name}(column)`")));
+            }
         };
         let value = self.bind(argument)?;
         // A constant is never null: COUNT(1) is COUNT(*).
@@ -172,7 +176,9 @@ fn result_type(function: AggregateFunction, input: &DataType) -> Option<DataType
             _ => None,
         },
         AggregateFunction::Min | AggregateFunction::Max => match input {
-            DataType::Boolean | DataType::Binary | DataType::Null | DataType::Duration(_) | DataType::Interval(_) => None,
+            DataType::Boolean | DataType::Binary | DataType::Null | DataType::Duration(_) | DataType::Interval(_) => {
+                None
+            }
             t => Some(t.clone()),
         },
     }

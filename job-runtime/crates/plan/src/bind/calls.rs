@@ -4,7 +4,8 @@ use arrow::datatypes::DataType;
 use datafusion_common::ScalarValue;
 use datafusion_expr::Operator;
 use sqlparser::ast::{
-    CeilFloorKind, DateTimeField, Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments, TrimWhereField,
+    CeilFloorKind, DateTimeField, Expr as Ast, Function, FunctionArg, FunctionArgExpr, FunctionArguments,
+    TrimWhereField,
 };
 
 use super::aggregates::aggregate_of;
@@ -16,19 +17,71 @@ use crate::sql::types;
 
 /// Functions of Flink that have their own reason for not being here.
 const REFUSED: &[(&[&str], &str, &str)] = &[
-    (&["TUMBLE", "HOP", "CUMULATE", "SESSION"], "is a window table function", "write it in FROM: `FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE))`"),
-    (&["TUMBLE_START", "TUMBLE_END", "TUMBLE_ROWTIME", "TUMBLE_PROCTIME"], "belongs to the old form of windows", "use `window_start` and `window_end` of `TABLE(TUMBLE(...))`"),
-    (&["PROCTIME"], "is not supported: results would change with the speed of the job", "use an event time column with WATERMARK FOR"),
-    (&["NOW", "CURRENT_TIMESTAMP", "CURRENT_ROW_TIMESTAMP", "LOCALTIMESTAMP", "CURRENT_DATE", "CURRENT_TIME", "LOCALTIME", "RAND", "RAND_INTEGER", "UUID"], "is not supported: after a failure it would give other results", "use a column of the input"),
-    (&["ROW_NUMBER", "RANK", "DENSE_RANK", "LAG", "LEAD", "NTILE"], "needs OVER, which is not supported yet", "windows are `TABLE(TUMBLE(...))`"),
-    (&["FIRST_VALUE", "LAST_VALUE", "LISTAGG", "COLLECT", "STDDEV", "STDDEV_POP", "STDDEV_SAMP", "VARIANCE", "VAR_POP", "VAR_SAMP", "APPROX_COUNT_DISTINCT", "ARRAY_AGG", "JSON_OBJECTAGG", "JSON_ARRAYAGG"], "is an aggregate that is not supported yet", "COUNT, SUM, AVG, MIN and MAX are"),
+    (
+        &["TUMBLE", "HOP", "CUMULATE", "SESSION"],
+        "is a window table function",
+        "write it in FROM: `FROM TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE))`",
+    ),
+    (
+        &["TUMBLE_START", "TUMBLE_END", "TUMBLE_ROWTIME", "TUMBLE_PROCTIME"],
+        "belongs to the old form of windows",
+        "use `window_start` and `window_end` of `TABLE(TUMBLE(...))`",
+    ),
+    (
+        &["PROCTIME"],
+        "is not supported: results would change with the speed of the job",
+        "use an event time column with WATERMARK FOR",
+    ),
+    (
+        &[
+            "NOW",
+            "CURRENT_TIMESTAMP",
+            "CURRENT_ROW_TIMESTAMP",
+            "LOCALTIMESTAMP",
+            "CURRENT_DATE",
+            "CURRENT_TIME",
+            "LOCALTIME",
+            "RAND",
+            "RAND_INTEGER",
+            "UUID",
+        ],
+        "is not supported: after a failure it would give other results",
+        "use a column of the input",
+    ),
+    (
+        &["ROW_NUMBER", "RANK", "DENSE_RANK", "LAG", "LEAD", "NTILE"],
+        "needs OVER, which is not supported yet",
+        "windows are `TABLE(TUMBLE(...))`",
+    ),
+    (
+        &[
+            "FIRST_VALUE",
+            "LAST_VALUE",
+            "LISTAGG",
+            "COLLECT",
+            "STDDEV",
+            "STDDEV_POP",
+            "STDDEV_SAMP",
+            "VARIANCE",
+            "VAR_POP",
+            "VAR_SAMP",
+            "APPROX_COUNT_DISTINCT",
+            "ARRAY_AGG",
+            "JSON_OBJECTAGG",
+            "JSON_ARRAYAGG",
+        ],
+        "is an aggregate that is not supported yet",
+        "COUNT, SUM, AVG, MIN and MAX are",
+    ),
 ];
 
 impl Binder<'_> {
     pub(super) fn function(&mut self, ast: &Ast, function: &Function) -> Bound<Typed> {
         let name = function.name.to_string().to_uppercase();
         if function.over.is_some() {
-            return Err(self.problem(ast, "`OVER` is not supported yet").help("windows are `TABLE(TUMBLE(...))` with GROUP BY"));
+            return Err(self
+                .problem(ast, "`OVER` is not supported yet")
+                .help("windows are `TABLE(TUMBLE(...))` with GROUP BY"));
         }
         if let Some(kind) = aggregate_of(&name) {
             return self.aggregate(ast, function, kind);
@@ -53,7 +106,9 @@ impl Binder<'_> {
     fn plain_arguments<'b>(&self, ast: &Ast, function: &'b Function, name: &str) -> Bound<Vec<&'b Ast>> {
         let list = match &function.args {
             FunctionArguments::None => return Ok(Vec::new()),
-            FunctionArguments::Subquery(_) => return Err(self.problem(ast, "a subquery as an argument is not supported")),
+            FunctionArguments::Subquery(_) => {
+                return Err(self.problem(ast, "a subquery as an argument is not supported"));
+            }
             FunctionArguments::List(list) => list,
         };
         if list.duplicate_treatment.is_some() || !list.clauses.is_empty() {
@@ -85,9 +140,13 @@ impl Binder<'_> {
         for (i, (value, argument)) in values.iter().enumerate() {
             let kind = function.arguments.get(i).or(function.arguments.last()).copied().unwrap_or(Kind::Any);
             if !kind.takes(value) {
-                let got = if kind == Kind::Constant { "an expression".to_owned() } else { types::name(&value.data_type) };
+                let got =
+                    if kind == Kind::Constant { "an expression".to_owned() } else { types::name(&value.data_type) };
                 return Err(self
-                    .problem(*argument, format!("argument {} of `{name}` must be {}, this is {got}", i + 1, kind.words()))
+                    .problem(
+                        *argument,
+                        format!("argument {} of `{name}` must be {}, this is {got}", i + 1, kind.words()),
+                    )
                     .help(format!("`{signature}`")));
             }
         }
@@ -97,7 +156,11 @@ impl Binder<'_> {
 
     /// `TIMESTAMPADD(MINUTE, n, ts)` and `TIMESTAMPDIFF(MINUTE, from, to)`: their first argument is a word.
     fn timestamp_arithmetic(&mut self, ast: &Ast, name: &str, arguments: &[&Ast]) -> Bound<Typed> {
-        let help = if name == "TIMESTAMPADD" { "write e.g. `TIMESTAMPADD(MINUTE, 5, ts)`" } else { "write e.g. `TIMESTAMPDIFF(SECOND, earlier, later)`" };
+        let help = if name == "TIMESTAMPADD" {
+            "write e.g. `TIMESTAMPADD(MINUTE, 5, ts)`"
+        } else {
+            "write e.g. `TIMESTAMPDIFF(SECOND, earlier, later)`"
+        };
         let [Ast::Identifier(unit), first, second] = arguments else {
             return Err(self.problem(ast, format!("`{name}` takes a unit and two values")).help(help));
         };
@@ -112,17 +175,24 @@ impl Binder<'_> {
             _ => None,
         };
         let Some(millis) = millis else {
-            return Err(crate::diagnostic::Diagnostic::at(self.place(unit.span), format!("`{}` cannot be the unit of `{name}`", unit.value))
-                .help("units are MILLISECOND, SECOND, MINUTE, HOUR, DAY and WEEK"));
+            return Err(crate::diagnostic::Diagnostic::at(
+                self.place(unit.span),
+                format!("`{}` cannot be the unit of `{name}`", unit.value),
+            )
+            .help("units are MILLISECOND, SECOND, MINUTE, HOUR, DAY and WEEK"));
         };
         let unit = || Typed::literal(ScalarValue::Int64(Some(millis)));
         let (a, b) = (self.bind(first)?, self.bind(second)?);
         if name == "TIMESTAMPADD" {
             if !is_integer(&a.data_type) || !Kind::Temporal.takes(&b) {
-                return Err(self.problem(ast, "`TIMESTAMPADD` takes a unit, a whole number and a point in time").help(help));
+                return Err(self
+                    .problem(ast, "`TIMESTAMPADD` takes a unit, a whole number and a point in time")
+                    .help(help));
             }
             let moved = match a.as_literal().map(|n| n.cast_to(&DataType::Int64)) {
-                Some(Ok(ScalarValue::Int64(Some(n)))) => Typed::literal(ScalarValue::DurationMillisecond(n.checked_mul(millis))),
+                Some(Ok(ScalarValue::Int64(Some(n)))) => {
+                    Typed::literal(ScalarValue::DurationMillisecond(n.checked_mul(millis)))
+                }
                 _ => millis_interval(a.cast(&DataType::Int64).binary(Operator::Multiply, unit(), DataType::Int64)),
             };
             return self.shift(ast, Operator::Plus, b, moved);
@@ -183,7 +253,9 @@ impl Binder<'_> {
                 let unit = Typed::literal(ScalarValue::Utf8(Some(unit.to_string().to_uppercase())));
                 self.call(ast, "FLOOR TO", vec![(value, inner), (unit, ast)])
             }
-            _ => Err(self.problem(ast, format!("this form of `{name}` is not supported")).help("write `FLOOR(ts TO HOUR)`")),
+            _ => Err(self
+                .problem(ast, format!("this form of `{name}` is not supported"))
+                .help("write `FLOOR(ts TO HOUR)`")),
         }
     }
 }

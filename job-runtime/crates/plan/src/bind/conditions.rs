@@ -81,7 +81,9 @@ impl Binder<'_> {
         // DataFusion's kernel knows the backslash only.
         if escape.is_some_and(|c| c != '\\') {
             let Expr::Literal(ScalarValue::Utf8(Some(text)), _) = pattern.as_ref() else {
-                return Err(self.problem(&sqlparser::ast::Expr::Value(Value::Null.into()), "`ESCAPE` needs a constant pattern"));
+                return Err(
+                    self.problem(&sqlparser::ast::Expr::Value(Value::Null.into()), "`ESCAPE` needs a constant pattern")
+                );
             };
             let text = text.replace('\\', "\\\\").replace(escape.unwrap_or('\\'), "\\");
             let pattern = Box::new(Expr::Literal(ScalarValue::Utf8(Some(text)), None));

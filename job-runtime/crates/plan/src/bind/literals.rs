@@ -36,16 +36,20 @@ impl Binder<'_> {
         {
             return Ok(Typed::literal(ScalarValue::Float64(Some(n))));
         }
-        decimal(text)
-            .map(Typed::literal)
-            .ok_or_else(|| self.problem(ast, format!("`{text}` has more than 38 digits")).help("write it with an exponent: a DOUBLE"))
+        decimal(text).map(Typed::literal).ok_or_else(|| {
+            self.problem(ast, format!("`{text}` has more than 38 digits")).help("write it with an exponent: a DOUBLE")
+        })
     }
 
     /// `DATE '…'`, `TIMESTAMP '…'`, `TIMESTAMP_LTZ '…'`
     pub(super) fn typed_string(&self, typed: &TypedString, ast: &Ast) -> Bound<Typed> {
         let kind = types::parse(&typed.data_type.to_string())
             .map(|t| t.arrow)
-            .or_else(|problem| if typed.data_type.to_string() == "TIMESTAMP" { Ok(types::timestamp()) } else { Err(problem) })
+            .or_else(
+                |problem| {
+                    if typed.data_type.to_string() == "TIMESTAMP" { Ok(types::timestamp()) } else { Err(problem) }
+                },
+            )
             .map_err(|problem| self.problem(ast, problem.message).help_if(problem.help))?;
         let Some(text) = typed.value.value.clone().into_string() else { return Err(self.unsupported(ast)) };
         let value = match &kind {
@@ -64,7 +68,8 @@ impl Binder<'_> {
 
     /// `INTERVAL '5' SECOND`
     pub(super) fn interval(&self, interval: &Interval, ast: &Ast) -> Bound<Typed> {
-        const HELP: &str = "write e.g. INTERVAL '5' SECOND, INTERVAL '1' HOUR, INTERVAL '1:30' HOUR TO MINUTE or INTERVAL '2' MONTH";
+        const HELP: &str =
+            "write e.g. INTERVAL '5' SECOND, INTERVAL '1' HOUR, INTERVAL '1:30' HOUR TO MINUTE or INTERVAL '2' MONTH";
         let problem = |message: String| self.problem(ast, message).help(HELP);
         let Some(unit) = &interval.leading_field else { return Err(problem("the interval has no unit".to_owned())) };
         let text = match interval.value.as_ref() {
@@ -85,7 +90,8 @@ impl Binder<'_> {
             }
             Some(_) => Err(problem("`YEAR TO MONTH` intervals are not supported".to_owned())),
             None => {
-                let unit_ms = millis_of(unit).ok_or_else(|| problem(format!("`{unit}` is not a unit of an interval")))?;
+                let unit_ms =
+                    millis_of(unit).ok_or_else(|| problem(format!("`{unit}` is not a unit of an interval")))?;
                 let ms = match &interval.last_field {
                     None => parse_count(&text, unit_ms),
                     Some(last) => parse_compound(&text, unit, last),

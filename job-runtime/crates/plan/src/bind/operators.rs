@@ -7,7 +7,10 @@ use datafusion_expr::type_coercion::binary::BinaryTypeCoercer;
 use sqlparser::ast::{BinaryOperator, CastKind, DataType as AstType, Expr as Ast};
 
 use super::{Binder, Bound};
-use crate::expr::{self, Typed, as_decimal, common_type, interval_millis, is_integer, is_numeric, is_string, is_timestamp, millis_interval};
+use crate::expr::{
+    self, Typed, as_decimal, common_type, interval_millis, is_integer, is_numeric, is_string, is_timestamp,
+    millis_interval,
+};
 use crate::functions::{cast, time};
 use crate::sql::types::{self, INTERVAL, INTERVAL_MONTHS};
 
@@ -116,10 +119,14 @@ impl Binder<'_> {
         };
         if !is_integer(&factor.data_type) {
             return Err(self
-                .problem(ast, format!("an interval is multiplied by a whole number, not by {}", types::name(&factor.data_type)))
+                .problem(
+                    ast,
+                    format!("an interval is multiplied by a whole number, not by {}", types::name(&factor.data_type)),
+                )
                 .help("write `CAST(... AS BIGINT) * INTERVAL ...`"));
         }
-        let millis = factor.cast(&DataType::Int64).binary(Operator::Multiply, interval_millis(interval), DataType::Int64);
+        let millis =
+            factor.cast(&DataType::Int64).binary(Operator::Multiply, interval_millis(interval), DataType::Int64);
         Ok(millis_interval(millis))
     }
 
@@ -172,8 +179,12 @@ impl Binder<'_> {
         let try_cast = match kind {
             CastKind::Cast => false,
             CastKind::TryCast => true,
-            CastKind::SafeCast => return Err(self.problem(ast, "`SAFE_CAST` is not Flink SQL").help("write `TRY_CAST`")),
-            CastKind::DoubleColon => return Err(self.problem(ast, "`::` is not Flink SQL").help(format!("write `CAST({inner} AS {to})`"))),
+            CastKind::SafeCast => {
+                return Err(self.problem(ast, "`SAFE_CAST` is not Flink SQL").help("write `TRY_CAST`"));
+            }
+            CastKind::DoubleColon => {
+                return Err(self.problem(ast, "`::` is not Flink SQL").help(format!("write `CAST({inner} AS {to})`")));
+            }
         };
         let value = self.bind(inner)?;
         let to = types::parse(&to.to_string()).map_err(|p| self.problem(ast, p.message).help_if(p.help))?.arrow;
@@ -193,7 +204,9 @@ fn arithmetic_operands(a: &Typed, b: &Typed) -> Option<(DataType, DataType)> {
         return None;
     }
     match (left, right) {
-        (DataType::Decimal128(_, _), _) | (_, DataType::Decimal128(_, _)) if !left.is_floating() && !right.is_floating() => {
+        (DataType::Decimal128(_, _), _) | (_, DataType::Decimal128(_, _))
+            if !left.is_floating() && !right.is_floating() =>
+        {
             Some((as_decimal(left)?, as_decimal(right)?))
         }
         _ => common_type(left, right).map(|t| (t.clone(), t)),

@@ -2,11 +2,13 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Date32Array, StringArray, Time32MillisecondArray, TimestampMillisecondArray};
+use arrow::array::{
+    ArrayRef, AsArray, BooleanArray, Date32Array, StringArray, Time32MillisecondArray, TimestampMillisecondArray,
+};
 use arrow::datatypes::{DataType, TimestampMillisecondType};
 
 use super::time;
-use crate::expr::{Native, Typed, is_numeric, is_string};
+use crate::expr::{Native, Typed, is_numeric};
 use crate::sql::types;
 
 /// `CAST(value AS to)`; `None` if Flink has no such cast.
@@ -44,7 +46,12 @@ fn string_to_time(value: Typed, to: &DataType, try_cast: bool) -> Typed {
     let name = format!("{}_{}", if try_cast { "try_cast" } else { "cast" }, types::name(to).to_lowercase());
     Native::call(name, vec![value], to.clone(), move |arrays| {
         let strings = arrays[0].as_string::<i32>();
-        fn read<T>(strings: &StringArray, keep_null: bool, what: &DataType, parse: impl Fn(&str) -> Option<T>) -> Result<Vec<Option<T>>, String> {
+        fn read<T>(
+            strings: &StringArray,
+            keep_null: bool,
+            what: &DataType,
+            parse: impl Fn(&str) -> Option<T>,
+        ) -> Result<Vec<Option<T>>, String> {
             let one = |s: Option<&str>| match s.map(|s| (s, parse(s))) {
                 Some((text, None)) if !keep_null => Err(format!("'{text}' is not a {}", types::name(what))),
                 Some((_, value)) => Ok(value),
@@ -53,8 +60,12 @@ fn string_to_time(value: Typed, to: &DataType, try_cast: bool) -> Typed {
             strings.iter().map(one).collect()
         }
         Ok(match &target {
-            DataType::Date32 => Arc::new(Date32Array::from(read(strings, try_cast, &target, time::parse_date)?)) as ArrayRef,
-            DataType::Time32(_) => Arc::new(Time32MillisecondArray::from(read(strings, try_cast, &target, time::parse_time)?)),
+            DataType::Date32 => {
+                Arc::new(Date32Array::from(read(strings, try_cast, &target, time::parse_date)?)) as ArrayRef
+            }
+            DataType::Time32(_) => {
+                Arc::new(Time32MillisecondArray::from(read(strings, try_cast, &target, time::parse_time)?))
+            }
             _ => {
                 let times = TimestampMillisecondArray::from(read(strings, try_cast, &target, time::parse_timestamp)?);
                 Arc::new(times.with_data_type(target.clone()))
@@ -76,9 +87,4 @@ fn boolean_to_string(value: Typed) -> Typed {
         let values: &BooleanArray = arrays[0].as_boolean();
         Ok(Arc::new(values.iter().map(|b| b.map(|b| if b { "TRUE" } else { "FALSE" })).collect::<StringArray>()))
     })
-}
-
-/// True if a value can be printed.
-pub(crate) fn printable(t: &DataType) -> bool {
-    is_string(t) || is_numeric(t) || time::is_temporal(t) || *t == DataType::Boolean
 }

@@ -157,7 +157,8 @@ pub(super) fn unix_timestamp(mut a: Arguments) -> Call {
 }
 
 pub(super) fn to_timestamp_ltz(a: Arguments) -> Call {
-    let [number, precision] = <[Typed; 2]>::try_from(a).map_err(|_| "a number and a precision are needed".to_owned())?;
+    let [number, precision] =
+        <[Typed; 2]>::try_from(a).map_err(|_| "a number and a precision are needed".to_owned())?;
     let scale = match precision.as_literal().map(|p| p.cast_to(&DataType::Int64)) {
         Some(Ok(ScalarValue::Int64(Some(0)))) => 1000,
         Some(Ok(ScalarValue::Int64(Some(3)))) => 1,

@@ -17,7 +17,11 @@ fn united(a: Arguments) -> Result<(Vec<Expr>, DataType), String> {
     let mut to = DataType::Null;
     for value in &a {
         to = common_type(&to, &value.data_type).ok_or_else(|| {
-            format!("the arguments are {} and {}, which have no common type", types::name(&to), types::name(&value.data_type))
+            format!(
+                "the arguments are {} and {}, which have no common type",
+                types::name(&to),
+                types::name(&value.data_type)
+            )
         })?;
     }
     Ok((a.into_iter().map(|value| value.cast(&to).expr).collect(), to))
@@ -29,8 +33,7 @@ pub(super) fn coalesce(a: Arguments) -> Call {
     if values.is_empty() {
         return Ok(Typed::new(last, to));
     }
-    let branches =
-        values.into_iter().map(|v| (Box::new(Expr::IsNotNull(Box::new(v.clone()))), Box::new(v))).collect();
+    let branches = values.into_iter().map(|v| (Box::new(Expr::IsNotNull(Box::new(v.clone()))), Box::new(v))).collect();
     Ok(Typed::new(Expr::Case(Case::new(None, branches, Some(Box::new(last)))), to))
 }
 

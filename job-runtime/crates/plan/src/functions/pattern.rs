@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, StringArray};
+use arrow::array::{AsArray, BooleanArray, StringArray};
 use arrow::datatypes::DataType;
 use datafusion_common::ScalarValue;
 use regex::Regex;
@@ -16,7 +16,10 @@ fn compile(pattern: &Typed) -> Result<Regex, String> {
     let text = pattern.as_string().unwrap_or_default();
     Regex::new(text).map_err(|error| {
         let why = error.to_string();
-        format!("the regular expression is not valid: {}", why.lines().last().unwrap_or_default().trim_start_matches("error: "))
+        format!(
+            "the regular expression is not valid: {}",
+            why.lines().last().unwrap_or_default().trim_start_matches("error: ")
+        )
     })
 }
 
@@ -38,11 +41,16 @@ pub(super) fn regexp_extract(mut a: Arguments) -> Call {
     let regex = compile(&a[0])?;
     let group = match a.get(1).map(|g| g.as_literal().map(|v| v.cast_to(&DataType::Int64))) {
         None => 0,
-        Some(Some(Ok(ScalarValue::Int64(Some(n))))) => usize::try_from(n).map_err(|_| "the group cannot be negative".to_owned())?,
+        Some(Some(Ok(ScalarValue::Int64(Some(n))))) => {
+            usize::try_from(n).map_err(|_| "the group cannot be negative".to_owned())?
+        }
         Some(_) => return Err("the group must be a constant".to_owned()),
     };
     if group >= regex.captures_len() {
-        return Err(format!("the regular expression has {} groups, there is no group {group}", regex.captures_len() - 1));
+        return Err(format!(
+            "the regular expression has {} groups, there is no group {group}",
+            regex.captures_len() - 1
+        ));
     }
     Ok(Native::call(format!("regexp_extract[{regex}, {group}]"), vec![value], DataType::Utf8, move |arrays| {
         let extract = |s: &str| regex.captures(s).and_then(|c| c.get(group).map(|m| m.as_str().to_owned()));

@@ -34,7 +34,8 @@ fn text(function: Arc<ScalarUDF>, arguments: Arguments) -> Call {
 }
 
 fn count(function: Arc<ScalarUDF>, arguments: Arguments) -> Call {
-    library(function, arguments.into_iter().map(|a| a.cast(&DataType::Utf8)).collect()).map(|call| call.cast(&DataType::Int32))
+    library(function, arguments.into_iter().map(|a| a.cast(&DataType::Utf8)).collect())
+        .map(|call| call.cast(&DataType::Int32))
 }
 
 pub(super) fn upper(a: Arguments) -> Call {
@@ -55,7 +56,10 @@ pub(super) fn char_length(a: Arguments) -> Call {
 
 /// Null if one is null, unlike DataFusion's.
 pub(super) fn concat(a: Arguments) -> Call {
-    let joined = a.into_iter().map(|part| part.cast(&DataType::Utf8)).reduce(|a, b| a.binary(Operator::StringConcat, b, DataType::Utf8));
+    let joined = a
+        .into_iter()
+        .map(|part| part.cast(&DataType::Utf8))
+        .reduce(|a, b| a.binary(Operator::StringConcat, b, DataType::Utf8));
     joined.ok_or_else(|| "nothing to join".to_owned())
 }
 

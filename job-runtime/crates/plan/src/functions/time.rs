@@ -90,7 +90,10 @@ impl Pattern {
                 run += 1;
             }
             has_time |= matches!(c, 'H' | 'h' | 'k' | 'm' | 's' | 'S');
-            chrono.push_str(directive(c, run).ok_or_else(|| format!("`{}` in the pattern is not supported", c.to_string().repeat(run)))?);
+            chrono.push_str(
+                directive(c, run)
+                    .ok_or_else(|| format!("`{}` in the pattern is not supported", c.to_string().repeat(run)))?,
+            );
         }
         Ok(Self { text: text.to_owned(), chrono: chrono.replace(".%3f", "%.3f").replace(".%6f", "%.6f"), has_time })
     }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, PrimitiveArray};
 use arrow::datatypes::{DataType, TimestampMillisecondType};
+use dataflow::graph::WindowKind;
 use datafusion_common::DataFusionError;
 use datafusion_expr::{ColumnarValue, Expr, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
-use dataflow::graph::WindowKind;
 
 use crate::expr::Typed;
 

@@ -23,7 +23,7 @@ pub fn parse(text: &str) -> Result<Duration, String> {
             "m" => 60e9,
             "h" => 3600e9,
             "" => return Err(format!("the unit is missing: {EXAMPLE}")),
-            unit => return Err(format!("`{unit}` is no unit: use ns, us, ms, s, m or h")),
+            unit => return Err(format!("`{}` is no unit: use ns, us, ms, s, m or h, without blanks", unit.trim())),
         };
         nanos += number * scale;
         rest = &rest[letters..];

@@ -18,7 +18,8 @@ impl<'a> Fields<'a> {
     /// Takes a mapping apart; fields that are not in `known` are problems. `None` if it is no mapping.
     pub(super) fn new(node: &'a Node, what: &str, known: &[&str], problems: &mut Vec<Diagnostic>) -> Option<Self> {
         let Value::Mapping(entries) = &node.value else {
-            problems.push(Diagnostic::at(node.span, format!("{what} must be a mapping, this is {}", node.value.kind())));
+            problems
+                .push(Diagnostic::at(node.span, format!("{what} must be a mapping, this is {}", node.value.kind())));
             return None;
         };
         for (key, _) in entries {
@@ -54,8 +55,10 @@ impl<'a> Fields<'a> {
             Value::String(s) => Some((s.clone(), node.span)),
             other => {
                 problems.push(
-                    Diagnostic::at(node.span, format!("`{name}` must be a string, this is {}", other.kind()))
-                        .help_if(matches!(other, Value::Integer(_) | Value::Bool(_) | Value::Float(_)).then(|| "put it in quotes".to_owned())),
+                    Diagnostic::at(node.span, format!("`{name}` must be a string, this is {}", other.kind())).help_if(
+                        matches!(other, Value::Integer(_) | Value::Bool | Value::Float)
+                            .then(|| "put it in quotes".to_owned()),
+                    ),
                 );
                 None
             }
@@ -63,7 +66,12 @@ impl<'a> Fields<'a> {
     }
 
     /// An integer field in a range, if it is there.
-    pub(super) fn integer(&self, name: &str, range: RangeInclusive<u16>, problems: &mut Vec<Diagnostic>) -> Option<(u16, Span)> {
+    pub(super) fn integer(
+        &self,
+        name: &str,
+        range: RangeInclusive<u16>,
+        problems: &mut Vec<Diagnostic>,
+    ) -> Option<(u16, Span)> {
         let node = self.get(name)?;
         let help = format!("write a number from {} to {}", range.start(), range.end());
         match &node.value {
@@ -76,7 +84,8 @@ impl<'a> Fields<'a> {
             },
             other => {
                 problems.push(
-                    Diagnostic::at(node.span, format!("`{name}` must be an integer, this is {}", other.kind())).help(help),
+                    Diagnostic::at(node.span, format!("`{name}` must be an integer, this is {}", other.kind()))
+                        .help(help),
                 );
                 None
             }
@@ -87,7 +96,8 @@ impl<'a> Fields<'a> {
     pub(super) fn string_map(&self, name: &str, problems: &mut Vec<Diagnostic>) -> BTreeMap<String, String> {
         let Some(node) = self.get(name) else { return BTreeMap::new() };
         let Value::Mapping(entries) = &node.value else {
-            problems.push(Diagnostic::at(node.span, format!("`{name}` must be a mapping, this is {}", node.value.kind())));
+            problems
+                .push(Diagnostic::at(node.span, format!("`{name}` must be a mapping, this is {}", node.value.kind())));
             return BTreeMap::new();
         };
         let mut map = BTreeMap::new();

@@ -22,11 +22,11 @@ pub(crate) struct Node {
 #[derive(Clone, Debug)]
 pub(crate) enum Value {
     Null,
-    Bool(bool),
+    Bool,
     Integer(i128),
-    Float(f64),
+    Float,
     String(String),
-    Sequence(Vec<Node>),
+    Sequence,
     Mapping(Vec<(Key, Node)>),
 }
 
@@ -42,11 +42,11 @@ impl Value {
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Value::Null => "nothing",
-            Value::Bool(_) => "a Boolean",
+            Value::Bool => "a Boolean",
             Value::Integer(_) => "an integer",
-            Value::Float(_) => "a number",
+            Value::Float => "a number",
             Value::String(_) => "a string",
-            Value::Sequence(_) => "a list",
+            Value::Sequence => "a list",
             Value::Mapping(_) => "a mapping",
         }
     }
@@ -62,7 +62,8 @@ pub(crate) fn parse(text: &str) -> Result<Node, Diagnostic> {
 
 fn parse_error(text: &str, error: &serde_saphyr::Error) -> Diagnostic {
     let error = error.without_snippet();
-    let mut message = error.render_with_options(serde_saphyr::render_options! { snippets: serde_saphyr::SnippetMode::Off });
+    let mut message =
+        error.render_with_options(serde_saphyr::render_options! { snippets: serde_saphyr::SnippetMode::Off });
     if let Some(cut) = message.find(" at line ") {
         message.truncate(cut);
     }
@@ -84,11 +85,11 @@ fn node(text: &str, raw: Spanned<Raw>) -> Node {
     let span = span_of(text, &raw.referenced);
     let value = match raw.value {
         Raw::Null => Value::Null,
-        Raw::Bool(b) => Value::Bool(b),
+        Raw::Bool => Value::Bool,
         Raw::Integer(i) => Value::Integer(i),
-        Raw::Float(f) => Value::Float(f),
+        Raw::Float => Value::Float,
         Raw::String(s) => Value::String(s),
-        Raw::Sequence(items) => Value::Sequence(items.into_iter().map(|item| node(text, item)).collect()),
+        Raw::Sequence => Value::Sequence,
         Raw::Mapping(entries) => Value::Mapping(
             entries
                 .into_iter()
@@ -119,7 +120,7 @@ fn span_of(text: &str, location: &Location) -> Span {
 
 /// A scalar's own characters on its first line; the parser's spans end at the next token.
 fn narrow(text: &str, span: Span, value: &Value) -> Span {
-    let scalar = !matches!(value, Value::Sequence(_) | Value::Mapping(_) | Value::Null);
+    let scalar = !matches!(value, Value::Sequence | Value::Mapping(_) | Value::Null);
     let rest = &text[span.start..];
     let line = rest.lines().next().unwrap_or("");
     let end = if scalar { line.split(" #").next().unwrap_or("").trim_end().len() } else { 1.min(line.len()) };
@@ -128,11 +129,11 @@ fn narrow(text: &str, span: Span, value: &Value) -> Span {
 
 enum Raw {
     Null,
-    Bool(bool),
+    Bool,
     Integer(i128),
-    Float(f64),
+    Float,
     String(String),
-    Sequence(Vec<Spanned<Raw>>),
+    Sequence,
     Mapping(Vec<(Spanned<String>, Spanned<Raw>)>),
 }
 
@@ -163,8 +164,8 @@ impl<'de> Visitor<'de> for RawVisitor {
         Raw::deserialize(deserializer)
     }
 
-    fn visit_bool<E>(self, v: bool) -> Result<Raw, E> {
-        Ok(Raw::Bool(v))
+    fn visit_bool<E>(self, _: bool) -> Result<Raw, E> {
+        Ok(Raw::Bool)
     }
 
     fn visit_i64<E>(self, v: i64) -> Result<Raw, E> {
@@ -175,8 +176,8 @@ impl<'de> Visitor<'de> for RawVisitor {
         Ok(Raw::Integer(v.into()))
     }
 
-    fn visit_f64<E>(self, v: f64) -> Result<Raw, E> {
-        Ok(Raw::Float(v))
+    fn visit_f64<E>(self, _: f64) -> Result<Raw, E> {
+        Ok(Raw::Float)
     }
 
     fn visit_str<E>(self, v: &str) -> Result<Raw, E> {
@@ -184,11 +185,9 @@ impl<'de> Visitor<'de> for RawVisitor {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Raw, A::Error> {
-        let mut items = Vec::new();
-        while let Some(item) = seq.next_element()? {
-            items.push(item);
-        }
-        Ok(Raw::Sequence(items))
+        // No field of ours is a list that we look into; the items are still read, for their syntax.
+        while seq.next_element::<serde::de::IgnoredAny>()?.is_some() {}
+        Ok(Raw::Sequence)
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Raw, A::Error> {

@@ -1,9 +1,9 @@
 //! GROUP BY over windows.
 
 use arrow::datatypes::DataType;
+use dataflow::graph::WindowKind;
 use datafusion_common::ScalarValue;
 use datafusion_expr::{Expr, Operator};
-use dataflow::graph::WindowKind;
 use sqlparser::ast::{Expr as Ast, Select, Spanned};
 
 use super::{QueryPlanner, Relation};
@@ -54,7 +54,8 @@ impl QueryPlanner<'_> {
         for item in &select.projection {
             let (ast, name) = self.select_item(item, columns.len()).map_err(|problem| {
                 if matches!(item, sqlparser::ast::SelectItem::Wildcard(_)) {
-                    self.problem(item, "`*` cannot be used with GROUP BY").help("name the grouped columns and the aggregates")
+                    self.problem(item, "`*` cannot be used with GROUP BY")
+                        .help("name the grouped columns and the aggregates")
                 } else {
                     problem
                 }
@@ -97,7 +98,9 @@ impl QueryPlanner<'_> {
         let (start, end, (window, rowtime)) = match (start, end, found) {
             (Some(start), Some(end), Some(found)) => (start, end, found),
             (_, _, Some(_)) => {
-                return Err(self.problem(&Both(groups), "GROUP BY names half of the window").help("group by `window_start` and `window_end`"));
+                return Err(self
+                    .problem(&Both(groups), "GROUP BY names half of the window")
+                    .help("group by `window_start` and `window_end`"));
             }
             (_, _, None) => {
                 let place = Both(groups);
@@ -123,7 +126,10 @@ impl QueryPlanner<'_> {
     fn check_key(&self, ast: &Ast, value: &Typed) -> Bound<()> {
         match &value.data_type {
             DataType::Float32 | DataType::Float64 => Err(self
-                .problem(ast, format!("GROUP BY does not take {}: two of them are seldom equal", types::name(&value.data_type)))
+                .problem(
+                    ast,
+                    format!("GROUP BY does not take {}: two of them are seldom equal", types::name(&value.data_type)),
+                )
                 .help("write `CAST(... AS DECIMAL(20, 2))` or ROUND it to an integer")),
             DataType::Null | DataType::Duration(_) | DataType::Interval(_) => {
                 Err(self.problem(ast, format!("GROUP BY does not take {}", types::name(&value.data_type))))
@@ -133,7 +139,12 @@ impl QueryPlanner<'_> {
     }
 
     /// The projection that the aggregation needs, and the aggregation.
-    fn aggregation_node(&mut self, relation: Relation, groups: &Groups, scope: &AggregateScope) -> crate::logical::PlanId {
+    fn aggregation_node(
+        &mut self,
+        relation: Relation,
+        groups: &Groups,
+        scope: &AggregateScope,
+    ) -> crate::logical::PlanId {
         let mut input = Columns::default();
         let keys: Vec<String> = groups.keys.iter().map(|(name, value)| input.add(name, value)).collect();
         let time_type = scope
@@ -155,7 +166,12 @@ impl QueryPlanner<'_> {
             };
             let argument = call.argument.as_ref().map(|value| input.add(&name_of(value), value));
             let filter = call.filter.as_ref().map(|value| input.add(&name_of(value), value));
-            aggregates.push(Aggregate { function: call.function, argument, filter, output_type: call.output_type.clone() });
+            aggregates.push(Aggregate {
+                function: call.function,
+                argument,
+                filter,
+                output_type: call.output_type.clone(),
+            });
         }
         let below = self.materialize(relation.input, relation.filter, input.0);
         let mut output: Vec<(String, DataType)> =

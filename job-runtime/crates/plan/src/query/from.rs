@@ -1,8 +1,8 @@
 //! FROM: tables, views, subqueries and window table functions.
 
 use arrow::datatypes::DataType;
-use datafusion_common::ScalarValue;
 use dataflow::graph::WindowKind;
+use datafusion_common::ScalarValue;
 use sqlparser::ast::{
     Expr as Ast, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, ObjectName, Select, Spanned, TableFactor,
 };
@@ -22,7 +22,9 @@ impl QueryPlanner<'_> {
         let [table] = select.from.as_slice() else {
             return Err(match select.from.get(1) {
                 Some(second) => self.join(second),
-                None => self.problem(select, "a query without `FROM` is not supported").help("use the connector `datagen` as a source"),
+                None => self
+                    .problem(select, "a query without `FROM` is not supported")
+                    .help("use the connector `datagen` as a source"),
             });
         };
         if let Some(join) = table.joins.first() {
@@ -32,7 +34,8 @@ impl QueryPlanner<'_> {
     }
 
     fn join(&self, place: &impl Spanned) -> Diagnostic {
-        self.problem(place, "joins are not supported yet").help("a query reads one table; several are put together by `UNION ALL`")
+        self.problem(place, "joins are not supported yet")
+            .help("a query reads one table; several are put together by `UNION ALL`")
     }
 
     fn table_factor(&mut self, factor: &TableFactor) -> Bound<Relation> {
@@ -64,7 +67,9 @@ impl QueryPlanner<'_> {
                 return Err(self.problem(table.as_ref(), "`MATCH_RECOGNIZE` is not supported yet"));
             }
             other => {
-                return Err(self.problem(other, "this form of `FROM` is not supported").help("name a table, a view, a subquery or `TABLE(TUMBLE(...))`"));
+                return Err(self
+                    .problem(other, "this form of `FROM` is not supported")
+                    .help("name a table, a view, a subquery or `TABLE(TUMBLE(...))`"));
             }
         };
         match alias {
@@ -113,7 +118,12 @@ impl QueryPlanner<'_> {
         Diagnostic::at(place, format!("there is no {what} `{}`", ident.value)).help(help)
     }
 
-    fn table_function(&mut self, place: &impl Spanned, name: &ObjectName, arguments: &[&FunctionArg]) -> Bound<Relation> {
+    fn table_function(
+        &mut self,
+        place: &impl Spanned,
+        name: &ObjectName,
+        arguments: &[&FunctionArg],
+    ) -> Bound<Relation> {
         match name.to_string().to_uppercase().as_str() {
             "TUMBLE" => self.tumble(place, arguments),
             name @ ("HOP" | "CUMULATE" | "SESSION") => {
@@ -180,7 +190,10 @@ impl QueryPlanner<'_> {
     }
 
     fn descriptor(&self, ast: &Ast, relation: &Relation, data: &Ast) -> Bound<crate::expr::Typed> {
-        let wrong = || self.problem(ast, "the second argument of `TUMBLE` is a descriptor").help("write `DESCRIPTOR(<time column>)`");
+        let wrong = || {
+            self.problem(ast, "the second argument of `TUMBLE` is a descriptor")
+                .help("write `DESCRIPTOR(<time column>)`")
+        };
         let Ast::Function(function) = ast else { return Err(wrong()) };
         let FunctionArguments::List(list) = &function.args else { return Err(wrong()) };
         let is_descriptor = function.name.to_string().eq_ignore_ascii_case("DESCRIPTOR");
@@ -199,8 +212,14 @@ impl QueryPlanner<'_> {
             relation.columns.iter().filter(|c| times.contains(&c.value.expr)).map(|c| c.name.as_str()).collect();
         let problem = if attributes.is_empty() {
             let table = data.to_string();
-            self.problem(column, format!("`{}` has no watermark, so a window over it would never close", table.trim_start_matches("TABLE ")))
-                .help(format!("add to its CREATE TABLE: `WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND`"))
+            self.problem(
+                column,
+                format!(
+                    "`{}` has no watermark, so a window over it would never close",
+                    table.trim_start_matches("TABLE ")
+                ),
+            )
+            .help(format!("add to its CREATE TABLE: `WATERMARK FOR {name} AS {name} - INTERVAL '5' SECOND`"))
         } else {
             self.problem(column, format!("`{name}` is not the column that the watermark belongs to"))
                 .help(format!("write `DESCRIPTOR({})`", attributes.join("` or `")))
@@ -211,7 +230,9 @@ impl QueryPlanner<'_> {
     fn window_size(&self, ast: &Ast) -> Bound<i64> {
         let ms = self.interval_ms(ast, "the size of `TUMBLE`")?;
         if ms <= 0 {
-            return Err(self.problem(ast, "a window must be longer than nothing").help("write e.g. `INTERVAL '1' MINUTE`"));
+            return Err(self
+                .problem(ast, "a window must be longer than nothing")
+                .help("write e.g. `INTERVAL '1' MINUTE`"));
         }
         Ok(ms)
     }
@@ -220,9 +241,9 @@ impl QueryPlanner<'_> {
         let value = Binder::new(self.places, &[], self.fallback).bind(ast)?;
         match (value.as_literal(), &value.data_type) {
             (Some(ScalarValue::DurationMillisecond(Some(ms))), _) => Ok(*ms),
-            (_, DataType::Interval(_)) => {
-                Err(self.problem(ast, format!("{what} must be of fixed length")).help("write it in days: `INTERVAL '30' DAY`"))
-            }
+            (_, DataType::Interval(_)) => Err(self
+                .problem(ast, format!("{what} must be of fixed length"))
+                .help("write it in days: `INTERVAL '30' DAY`")),
             (_, other) => Err(self
                 .problem(ast, format!("{what} must be a constant INTERVAL, this is {}", types::name(other)))
                 .help("write e.g. `INTERVAL '1' MINUTE`")),

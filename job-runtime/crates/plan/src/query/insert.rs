@@ -16,7 +16,10 @@ impl QueryPlanner<'_> {
         self.fallback = insert.span;
         let Some(table) = self.tables.iter().position(|def| def.table.name == insert.table.value) else {
             if self.views.iter().any(|(name, _)| *name == insert.table.value) {
-                return Err(Diagnostic::at(insert.span, format!("`{}` is a view and cannot be written to", insert.table.value)));
+                return Err(Diagnostic::at(
+                    insert.span,
+                    format!("`{}` is a view and cannot be written to", insert.table.value),
+                ));
             }
             return Err(self.no_table(&insert.table, "table"));
         };
@@ -26,7 +29,8 @@ impl QueryPlanner<'_> {
         let name = table.table.name.clone();
         let output = schema(table.table.physical.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())));
         let input = self.materialize(relation.input, relation.filter, values);
-        let node = PlanNode { op: PlanOp::Sink { table: name }, inputs: vec![input], schema: output, times: Vec::new() };
+        let node =
+            PlanNode { op: PlanOp::Sink { table: name }, inputs: vec![input], schema: output, times: Vec::new() };
         self.plan.add(node);
         Ok(())
     }
@@ -40,7 +44,8 @@ impl QueryPlanner<'_> {
             let index = |name: &sqlparser::ast::Ident| {
                 table.table.physical.index_of(&name.value).map_err(|_| {
                     let names = fields.iter().map(|f| f.name().as_str());
-                    let help = did_you_mean(&name.value, names.clone()).unwrap_or_else(|| format!("columns are {}", list(names)));
+                    let help = did_you_mean(&name.value, names.clone())
+                        .unwrap_or_else(|| format!("columns are {}", list(names)));
                     let place = self.places.span(name.span).unwrap_or(insert.span);
                     Diagnostic::at(place, format!("`{}` has no column `{}`", table.table.name, name.value)).help(help)
                 })
@@ -62,8 +67,11 @@ impl QueryPlanner<'_> {
                     Typed::literal(ScalarValue::try_from(field.data_type()).unwrap_or(ScalarValue::Null))
                 }
                 None => {
-                    return Err(Diagnostic::at(insert.span, format!("`{}` is NOT NULL and gets no value", field.name()))
-                        .help("add it to the column list and the query"));
+                    return Err(Diagnostic::at(
+                        insert.span,
+                        format!("`{}` is NOT NULL and gets no value", field.name()),
+                    )
+                    .help("add it to the column list and the query"));
                 }
             };
             out.push((field.name().clone(), value));
@@ -75,12 +83,9 @@ impl QueryPlanner<'_> {
         let fields = table.table.physical.fields();
         let wanted = targets.iter().map(|i| format!("{} {}", fields[*i].name(), types::name(fields[*i].data_type())));
         let given = relation.columns.iter().map(|c| format!("{} {}", c.name, types::name(&c.value.data_type)));
-        let message = format!(
-            "the query gives {} columns, `{}` takes {}",
-            relation.columns.len(),
-            table.table.name,
-            targets.len()
-        );
+        let count = relation.columns.len();
+        let plural = if count == 1 { "" } else { "s" };
+        let message = format!("the query gives {count} column{plural}, `{}` takes {}", table.table.name, targets.len());
         Diagnostic::at(insert.span, message)
             .help(format!("the table: {}", wanted.collect::<Vec<_>>().join(", ")))
             .help(format!("the query: {}", given.collect::<Vec<_>>().join(", ")))
@@ -116,7 +121,12 @@ impl QueryPlanner<'_> {
             let def = self.tables.iter().find(|def| def.table.name == insert.table.value)?;
             insert.columns.iter().position(|c| c.value == *def.table.physical.field(target).name())?
         };
-        if select.projection.iter().take(position + 1).any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))) {
+        if select
+            .projection
+            .iter()
+            .take(position + 1)
+            .any(|item| matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..)))
+        {
             return None;
         }
         self.places.span(select.projection.get(position)?.span())

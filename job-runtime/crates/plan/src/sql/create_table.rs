@@ -218,7 +218,9 @@ impl Reader<'_, '_> {
             }
             let (value, value_span) = self.string()?;
             if options.iter().any(|option| option.key == key) {
-                return Err(Diagnostic::at(key_span, format!("the option '{key}' is given twice")).help("keep one of them"));
+                return Err(
+                    Diagnostic::at(key_span, format!("the option '{key}' is given twice")).help("keep one of them")
+                );
             }
             options.push(TableOption { key, value, key_span, value_span });
             if !self.parser.consume_token(&Token::Comma) {

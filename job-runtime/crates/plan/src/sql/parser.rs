@@ -23,8 +23,7 @@ pub(crate) fn parse(places: &Places<'_>, problems: &mut Vec<Diagnostic>) -> Vec<
             return Vec::new();
         }
     };
-    let mut reader =
-        Reader { parser: Parser::new(&FlinkDialect).with_tokens_with_locations(tokens), places };
+    let mut reader = Reader { parser: Parser::new(&FlinkDialect).with_tokens_with_locations(tokens), places };
     let mut statements = Vec::new();
     loop {
         while reader.parser.consume_token(&Token::SemiColon) {}
@@ -78,14 +77,15 @@ impl Reader<'_, '_> {
                 format!("`{word}` is not supported"),
                 "settings are fields of the StreamJob (e.g. `commitInterval`) and options of tables",
             ),
-            "DROP" | "ALTER" | "USE" | "SHOW" | "DESCRIBE" | "DESC" | "EXPLAIN" | "ANALYZE" | "TRUNCATE" | "LOAD" | "UNLOAD"
-            | "ADD" | "REMOVE" | "CALL" => problem(
+            "DROP" | "ALTER" | "USE" | "SHOW" | "DESCRIBE" | "DESC" | "EXPLAIN" | "ANALYZE" | "TRUNCATE" | "LOAD"
+            | "UNLOAD" | "ADD" | "REMOVE" | "CALL" => problem(
                 format!("`{word}` is not supported in a job"),
                 "a job holds CREATE TABLE, CREATE VIEW and INSERT INTO; `millstream explain` shows its plan",
             ),
-            "UPDATE" | "DELETE" | "MERGE" => {
-                problem(format!("`{word}` is not supported: a stream is only written to"), "write `INSERT INTO <table> SELECT ...`")
-            }
+            "UPDATE" | "DELETE" | "MERGE" => problem(
+                format!("`{word}` is not supported: a stream is only written to"),
+                "write `INSERT INTO <table> SELECT ...`",
+            ),
             _ => {
                 let known = ["CREATE", "INSERT", "EXECUTE"];
                 let help = crate::diagnostic::did_you_mean(word, known)
@@ -133,16 +133,19 @@ impl Reader<'_, '_> {
         match word(&token.token).as_deref() {
             Some("TABLE") => {
                 self.parser.next_token();
-                self.create_table().map(Statement::CreateTable)
+                self.create_table().map(|table| Statement::CreateTable(Box::new(table)))
             }
             Some("VIEW") => {
                 self.parser.next_token();
                 self.create_view().map(Statement::CreateView)
             }
-            Some(what @ ("FUNCTION" | "CATALOG" | "DATABASE" | "SYSTEM" | "MODEL" | "MATERIALIZED" | "EXTERNAL")) => Err(
-                Diagnostic::at(self.span_of(&token), format!("`CREATE {}{what}` is not supported", if temporary { "TEMPORARY " } else { "" }))
-                    .help("CREATE TABLE and CREATE VIEW are"),
-            ),
+            Some(what @ ("FUNCTION" | "CATALOG" | "DATABASE" | "SYSTEM" | "MODEL" | "MATERIALIZED" | "EXTERNAL")) => {
+                Err(Diagnostic::at(
+                    self.span_of(&token),
+                    format!("`CREATE {}{what}` is not supported", if temporary { "TEMPORARY " } else { "" }),
+                )
+                .help("CREATE TABLE and CREATE VIEW are"))
+            }
             _ => Err(self.expected("`TABLE` or `VIEW` after `CREATE`", &token)),
         }
     }
@@ -175,8 +178,11 @@ impl Reader<'_, '_> {
         self.keyword("INSERT")?;
         let token = self.parser.peek_token();
         if self.accept("OVERWRITE") {
-            return Err(Diagnostic::at(self.span_of(&token), "`INSERT OVERWRITE` is not supported: a stream has no end to overwrite at")
-                .help("write `INSERT INTO`"));
+            return Err(Diagnostic::at(
+                self.span_of(&token),
+                "`INSERT OVERWRITE` is not supported: a stream has no end to overwrite at",
+            )
+            .help("write `INSERT INTO`"));
         }
         self.keyword("INTO")?;
         let (table, span) = self.table_name()?;
@@ -204,7 +210,8 @@ impl Reader<'_, '_> {
 
     fn query(&mut self) -> Read<Box<Query>> {
         let token = self.parser.peek_token();
-        if !matches!(word(&token.token).as_deref(), Some("SELECT" | "WITH" | "VALUES")) && token.token != Token::LParen {
+        if !matches!(word(&token.token).as_deref(), Some("SELECT" | "WITH" | "VALUES")) && token.token != Token::LParen
+        {
             return Err(self.expected("a query (`SELECT ...`)", &token));
         }
         self.parser.parse_query().map_err(|error| self.parser_error(error))
@@ -223,12 +230,15 @@ impl Reader<'_, '_> {
     pub(crate) fn table_name(&mut self) -> Read<(Ident, Span)> {
         let first = self.parser.peek_token();
         let name = self.parser.parse_object_name(false).map_err(|error| self.parser_error(error))?;
-        single_name(&name).map(|ident| (ident.clone(), self.places.span(ident.span).unwrap_or(self.span_of(&first)))).ok_or_else(
-            || {
-                Diagnostic::at(self.span_of(&first), format!("`{name}` names a catalog or database, which do not exist here"))
-                    .help("write the table's name alone")
-            },
-        )
+        single_name(&name)
+            .map(|ident| (ident.clone(), self.places.span(ident.span).unwrap_or(self.span_of(&first))))
+            .ok_or_else(|| {
+                Diagnostic::at(
+                    self.span_of(&first),
+                    format!("`{name}` names a catalog or database, which do not exist here"),
+                )
+                .help("write the table's name alone")
+            })
     }
 
     pub(crate) fn identifier(&mut self) -> Read<Ident> {
@@ -240,8 +250,10 @@ impl Reader<'_, '_> {
         let token = self.parser.next_token();
         match &token.token {
             Token::SingleQuotedString(s) => Ok((s.clone(), self.span_of(&token))),
-            Token::DoubleQuotedString(s) => Err(Diagnostic::at(self.span_of(&token), "a string stands in single quotes")
-                .help(format!("write '{s}'"))),
+            Token::DoubleQuotedString(s) => {
+                Err(Diagnostic::at(self.span_of(&token), "a string stands in single quotes")
+                    .help(format!("write '{s}'")))
+            }
             _ => Err(self.expected("a string in single quotes", &token)),
         }
     }
@@ -306,13 +318,21 @@ impl Reader<'_, '_> {
         };
         let span = match at {
             Some((line, column)) => {
-                let start = self.places.byte(line, column);
+                let start = self.found_token(text, self.places.byte(line, column));
                 let len = self.places.text()[start..].find(|c: char| !(c.is_alphanumeric() || c == '_')).unwrap_or(0);
                 self.places.file_span(start..start + len.max(1).min(self.places.text().len() - start))
             }
             None => self.span_of(&self.parser.peek_token()),
         };
         Diagnostic::at(span, plain_words(text))
+    }
+
+    /// Some of sqlparser's messages give the place of the token behind the one that they name: steps back to it.
+    fn found_token(&self, message: &str, at: usize) -> usize {
+        let sql = self.places.text();
+        let Some((_, found)) = expected_found(message) else { return at };
+        let before = sql[..at].trim_end();
+        if !sql[at..].starts_with(found) && before.ends_with(found) { before.len() - found.len() } else { at }
     }
 
     /// Goes on behind the statement that could not be read. A statement set is left as a whole.
@@ -350,20 +370,36 @@ pub(crate) fn single_name(name: &ObjectName) -> Option<&Ident> {
 
 fn split_location(text: &str) -> (&str, Option<(u64, u64)>) {
     let Some((message, place)) = text.rsplit_once(" at Line: ") else { return (text, None) };
-    let numbers = place.split_once(", Column: ").and_then(|(l, c)| Some((l.trim().parse().ok()?, c.trim().parse().ok()?)));
+    let numbers =
+        place.split_once(", Column: ").and_then(|(l, c)| Some((l.trim().parse().ok()?, c.trim().parse().ok()?)));
     (message, numbers)
+}
+
+/// What was expected and what was found, of one of sqlparser's messages.
+fn expected_found(text: &str) -> Option<(&str, &str)> {
+    let rest = text.strip_prefix("Expected: ").or_else(|| text.strip_prefix("Expected "))?;
+    rest.split_once(", found: ")
 }
 
 /// sqlparser's messages in the words of ours.
 fn plain_words(text: &str) -> String {
     let text = split_location(text).0;
-    match text.strip_prefix("Expected: ").and_then(|rest| rest.split_once(", found: ")) {
-        Some((expected, "EOF")) => format!("here {expected} is expected, but the SQL ends"),
-        Some((expected, found)) => format!("here {expected} is expected, but there is `{found}`"),
-        None => text.to_owned(),
+    let Some((expected, found)) = expected_found(text) else { return text.to_owned() };
+    let is_token = !expected.contains(' ') && !expected.chars().any(|c| c.is_ascii_lowercase());
+    let expected = if is_token { format!("`{expected}`") } else { expected.to_owned() };
+    match found {
+        "EOF" => format!("here {expected} is expected, but the SQL ends"),
+        found => format!("here {expected} is expected, but there is `{found}`"),
     }
 }
 
 /// Keywords that end a type in a column's definition.
-pub(crate) const AFTER_TYPE: &[Keyword] =
-    &[Keyword::NOT, Keyword::NULL, Keyword::PRIMARY, Keyword::COMMENT, Keyword::AS, Keyword::CONSTRAINT, Keyword::DEFAULT];
+pub(crate) const AFTER_TYPE: &[Keyword] = &[
+    Keyword::NOT,
+    Keyword::NULL,
+    Keyword::PRIMARY,
+    Keyword::COMMENT,
+    Keyword::AS,
+    Keyword::CONSTRAINT,
+    Keyword::DEFAULT,
+];

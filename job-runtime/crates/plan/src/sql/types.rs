@@ -26,8 +26,23 @@ pub(crate) const INTERVAL_MONTHS: DataType = DataType::Interval(IntervalUnit::Ye
 
 /// Types that a message may propose.
 pub(crate) const TYPE_NAMES: &[&str] = &[
-    "BOOLEAN", "TINYINT", "SMALLINT", "INT", "BIGINT", "FLOAT", "DOUBLE", "DECIMAL", "STRING", "VARCHAR", "CHAR", "BYTES",
-    "DATE", "TIME", "TIMESTAMP", "TIMESTAMP_LTZ",
+    "BOOLEAN",
+    "TINYINT",
+    "SMALLINT",
+    "INT",
+    "INTEGER",
+    "BIGINT",
+    "FLOAT",
+    "DOUBLE",
+    "DECIMAL",
+    "STRING",
+    "VARCHAR",
+    "CHAR",
+    "BYTES",
+    "DATE",
+    "TIME",
+    "TIMESTAMP",
+    "TIMESTAMP_LTZ",
 ];
 
 /// Why a type cannot be used.

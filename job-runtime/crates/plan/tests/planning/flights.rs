@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use dataflow::graph::NodeKind;
 
+use super::assert_text;
+
 /// The job of the tutorial.
 const FLIGHTS: &str = r"apiVersion: millstream.io/v1alpha1
 kind: StreamJob
@@ -35,7 +37,8 @@ spec:
 fn the_flights_job_is_planned() {
     let job = plan::job::read("delays.yaml", FLIGHTS).unwrap();
     let planned = plan::plan(&job).unwrap();
-    println!("{}", plan::explain(&planned, &BTreeMap::new()));
+    let guarantees = BTreeMap::from([("delays".to_owned(), plan::Guarantee::ExactlyOnce)]);
+    assert_text("explain_flights", &plan::explain(&planned, &guarantees));
     let names: Vec<&str> = planned.graph.nodes.iter().map(|n| n.name.as_str()).collect();
     assert_eq!(
         names,
@@ -51,5 +54,4 @@ fn the_flights_job_is_planned() {
     let NodeKind::Source(source) = &planned.graph.nodes[0].kind else { panic!("a source is first") };
     let decoded: Vec<&str> = source.decoded.fields().iter().map(|f| f.name().as_str()).collect();
     assert_eq!(decoded, ["dep_time", "dep_delay", "origin", "minute", "time_hour"]);
-    println!("{planned:#?}");
 }
