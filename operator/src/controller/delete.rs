@@ -64,7 +64,13 @@ pub async fn delete(context: &Context, api: &Api<StreamJob>, job: &StreamJob, ke
         return Ok(Action::await_change());
     }
     let namespace = job.namespace().unwrap_or_default();
-    let (pods, set) = observe::remains(&context.client, job).await.map_err(Error::Observe)?;
+    let (pods, set) = match observe::remains(&context.client, job).await {
+        Ok(remains) => remains,
+        // The whole namespace is being deleted, and our rights in it went first. Kubernetes ends the pods then; what is left to us is to
+        // let the job go, or the namespace would never end.
+        Err(kube::Error::Api(status)) if status.code == 403 => return release(context, api, job, key).await,
+        Err(error) => return Err(Error::Observe(error)),
+    };
     let now = Timestamp::now();
     let deleted_at = job.metadata.deletion_timestamp.as_ref().map_or(now, |time| time.0);
     match decide_deletion(set.as_ref(), &pods, deleted_at, now, deadline(context, job)) {
@@ -84,15 +90,20 @@ pub async fn delete(context: &Context, api: &Api<StreamJob>, job: &StreamJob, ke
                     format!("{} pods are still there after the deadline; they are left to the kubelet", pods.len());
                 events::publish(context, job, &Note::warning(Reason::DeletionDeadlineExceeded, text)).await;
             }
-            let others: Vec<_> = job.finalizers().iter().filter(|name| *name != names::FINALIZER).cloned().collect();
-            write_finalizers(context, api, job, &others).await?;
-            context.metrics.job(key, None);
-            context.applied.forget(key);
-            tracing::info!(late, "the job is gone");
-            return Ok(Action::await_change());
+            return release(context, api, job, key).await;
         }
     }
     Ok(Action::requeue(LOOK_AGAIN))
+}
+
+/// Takes our finalizer off: nothing of ours is left to do.
+async fn release(context: &Context, api: &Api<StreamJob>, job: &StreamJob, key: &str) -> Result<Action, Error> {
+    let others: Vec<_> = job.finalizers().iter().filter(|name| *name != names::FINALIZER).cloned().collect();
+    write_finalizers(context, api, job, &others).await?;
+    context.metrics.job(key, None);
+    context.applied.forget(key);
+    tracing::info!("the job is gone");
+    Ok(Action::await_change())
 }
 
 async fn say_deleting(

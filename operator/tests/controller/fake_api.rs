@@ -33,6 +33,8 @@ pub(crate) struct Cluster {
     pub(crate) fail: Option<(usize, Failure)>,
     /// Paths that end like this are refused by a quota.
     pub(crate) refuse: Option<String>,
+    /// The namespace is being deleted and the operator's rights in it are gone, but for the jobs themselves.
+    pub(crate) rights_gone: bool,
     counter: u64,
 }
 
@@ -77,6 +79,9 @@ fn status(code: u16, reason: &str) -> Answer {
 
 impl Cluster {
     fn handle(&mut self, method: &Method, path: &str, body: Value) -> Answer {
+        if self.rights_gone && !path.contains("/streamjobs/") {
+            return status(403, "Forbidden");
+        }
         if *method == Method::GET {
             return self.get(path);
         }

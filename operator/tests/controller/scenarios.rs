@@ -240,6 +240,16 @@ async fn a_deleted_job_leaves_nothing_behind_whenever_the_operator_dies() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_is_deleted_with_the_operators_rights_in_it_still_ends() {
+    let mut world = World::new(small());
+    world.settle().await;
+    world.api.lock().rights_gone = true;
+    world.api.lock().mark_deleted(JOB);
+    world.settle().await;
+    assert_eq!(world.object(JOB), None);
+}
+
+#[tokio::test]
 async fn what_the_api_server_refuses_is_said_in_its_own_words() {
     let mut world = World::new(small());
     world.api.lock().refuse = Some("statefulsets/delays".to_owned());
