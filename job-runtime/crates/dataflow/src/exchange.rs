@@ -56,11 +56,11 @@ pub fn ports(graph: &JobGraph, workers: usize, capacity: usize, wakes: &[Wake]) 
     for node in graph.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Exchange(_))) {
         let mut senders: Vec<Vec<QueueSender>> = (0..workers).map(|_| Vec::with_capacity(workers)).collect();
         let mut receivers: Vec<Vec<QueueReceiver>> = (0..workers).map(|_| Vec::with_capacity(workers)).collect();
-        for from in 0..workers {
-            for to in 0..workers {
+        for (from, senders) in senders.iter_mut().enumerate() {
+            for (to, receivers) in receivers.iter_mut().enumerate() {
                 let (sender, receiver) = queue(capacity, from, to, wakes);
-                senders[from].push(sender);
-                receivers[to].push(receiver);
+                senders.push(sender);
+                receivers.push(receiver);
             }
         }
         for (port, (senders, receivers)) in ports.iter_mut().zip(senders.into_iter().zip(receivers)) {

@@ -12,5 +12,6 @@ pub mod operators;
 pub mod sink;
 pub mod source;
 pub mod state;
+pub mod testing;
 pub mod watermark;
 pub mod worker;

@@ -14,6 +14,8 @@ mod error;
 mod flow;
 mod root;
 mod setup;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 

@@ -27,7 +27,7 @@ pub(super) struct Root {
 }
 
 pub(super) enum Input {
-    Source(SourceInput),
+    Source(Box<SourceInput>),
     /// By sending worker.
     Exchange(Vec<QueueReceiver>),
 }

@@ -31,7 +31,8 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         nodes.push(node_state(node, role, &config));
         match (&node.kind, receivers) {
             (NodeKind::Source(spec), _) => {
-                inputs.push((node.id, Input::Source(source_input(spec.clone(), node.id, &mut config.sources))));
+                inputs
+                    .push((node.id, Input::Source(Box::new(source_input(spec.clone(), node.id, &mut config.sources)))));
             }
             (_, Some(receivers)) => inputs.push((node.id, Input::Exchange(receivers))),
             (_, None) => {}

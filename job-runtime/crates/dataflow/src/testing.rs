@@ -1,0 +1,191 @@
+//! A test kit: a store, a source and a sink in memory, expressions, and a harness that runs a whole job in a seeded order with crashes.
+//!
+//! Owns nothing that a running job uses. Nothing here touches a file, a clock or a thread.
+
+mod harness;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use arrow::array::{ArrayRef, RecordBatch};
+
+pub use harness::{Harness, Outcome, Random, SourceData};
+
+use crate::graph::{Expression, ExpressionError};
+use crate::key::ShardId;
+use crate::sink::{SinkEncoder, SinkError, SinkPayload};
+use crate::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
+use crate::state::{Change, ChangeBatch, LogOffset, ShardStore, StateError};
+
+/// What a [`MemoryStore`] holds; outlives the store, as a disk outlives a process.
+#[derive(Clone, Debug, Default)]
+pub struct Disk(Arc<Mutex<DiskContent>>);
+
+#[derive(Debug, Default)]
+struct DiskContent {
+    entries: BTreeMap<Vec<u8>, Vec<u8>>,
+    applied: Option<LogOffset>,
+}
+
+impl Disk {
+    fn content(&self) -> MutexGuard<'_, DiskContent> {
+        self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// All entries.
+    pub fn entries(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
+        self.content().entries.clone()
+    }
+}
+
+/// A shard's store in memory.
+#[derive(Clone, Debug)]
+pub struct MemoryStore {
+    shard: ShardId,
+    disk: Disk,
+}
+
+impl MemoryStore {
+    /// The store of `shard` on `disk`.
+    pub fn new(shard: ShardId, disk: Disk) -> Self {
+        Self { shard, disk }
+    }
+}
+
+impl ShardStore for MemoryStore {
+    fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StateError> {
+        let content = self.disk.content();
+        let from = content.entries.range(prefix.to_vec()..).take_while(|(key, _)| key.starts_with(prefix));
+        from.for_each(|(key, value)| visit(key, value));
+        Ok(())
+    }
+
+    fn multi_get(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StateError> {
+        let content = self.disk.content();
+        Ok(keys.iter().map(|key| content.entries.get(*key).cloned()).collect())
+    }
+
+    fn apply(&mut self, changes: &ChangeBatch, offset: LogOffset) -> Result<(), StateError> {
+        let mut content = self.disk.content();
+        for change in changes.iter() {
+            match change {
+                Change::Put { key, value } => content.entries.insert(key.to_vec(), value.to_vec()),
+                Change::Delete { key } => content.entries.remove(key),
+            };
+        }
+        content.applied = Some(offset);
+        Ok(())
+    }
+
+    fn applied(&self) -> Option<LogOffset> {
+        self.disk.content().applied
+    }
+}
+
+/// A source partition that gives out batches; bounded.
+pub struct VecPartition {
+    id: PartitionId,
+    batches: Arc<[RecordBatch]>,
+    batch: usize,
+    row: usize,
+    /// Every so many polls find nothing, to try the waiting paths.
+    pending_every: usize,
+    polls: usize,
+}
+
+impl VecPartition {
+    /// Starts at `position`, or at the beginning. `pending_every` polls, one finds nothing (0 for never).
+    ///
+    /// # Panics
+    /// If `position` is not one of this kind of partition.
+    pub fn new(id: &str, batches: Arc<[RecordBatch]>, position: Option<&SourcePosition>, pending_every: usize) -> Self {
+        let (batch, row) = match position {
+            None => (0, 0),
+            Some(SourcePosition::Opaque(bytes)) => {
+                let number = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).map_or(0, |n| n as usize);
+                (number(0), number(8))
+            }
+            Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
+        };
+        Self { id: PartitionId(id.to_owned()), batches, batch, row, pending_every, polls: 0 }
+    }
+}
+
+impl SourcePartition for VecPartition {
+    fn id(&self) -> &PartitionId {
+        &self.id
+    }
+
+    fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
+        self.polls += 1;
+        if self.pending_every > 0 && self.polls.is_multiple_of(self.pending_every) {
+            return Ok(SourcePoll::Pending);
+        }
+        let Some(batch) = self.batches.get(self.batch) else { return Ok(SourcePoll::End) };
+        let rows = max_rows.min(batch.num_rows() - self.row);
+        let slice = batch.slice(self.row, rows);
+        self.row += rows;
+        if self.row == batch.num_rows() {
+            (self.batch, self.row) = (self.batch + 1, 0);
+        }
+        Ok(SourcePoll::Batch(slice))
+    }
+
+    fn position(&self) -> SourcePosition {
+        let mut bytes = (self.batch as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(&(self.row as u64).to_le_bytes());
+        SourcePosition::Opaque(bytes)
+    }
+}
+
+/// A sink encoder that hands batches on, the last one only at the barrier.
+#[derive(Default)]
+pub struct BatchEncoder {
+    kept: Option<RecordBatch>,
+}
+
+impl SinkEncoder for BatchEncoder {
+    fn encode(&mut self, batch: &RecordBatch, out: &mut Vec<SinkPayload>) -> Result<(), SinkError> {
+        out.extend(self.kept.replace(batch.clone()).map(SinkPayload::Batch));
+        Ok(())
+    }
+
+    fn flush(&mut self, out: &mut Vec<SinkPayload>) -> Result<(), SinkError> {
+        out.extend(self.kept.take().map(SinkPayload::Batch));
+        Ok(())
+    }
+}
+
+/// The expression that is one column.
+#[derive(Clone, Copy, Debug)]
+pub struct Column(pub usize);
+
+impl Expression for Column {
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
+        Ok(Arc::clone(batch.column(self.0)))
+    }
+
+    fn as_column(&self) -> Option<usize> {
+        Some(self.0)
+    }
+}
+
+/// An expression given as a function.
+#[derive(Clone)]
+pub struct Function(pub fn(&RecordBatch) -> ArrayRef);
+
+impl std::fmt::Debug for Function {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("function")
+    }
+}
+
+impl Expression for Function {
+    fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef, ExpressionError> {
+        Ok((self.0)(batch))
+    }
+}

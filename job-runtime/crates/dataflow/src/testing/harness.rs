@@ -1,0 +1,269 @@
+//! Runs a bounded job to its end: workers stepped one at a time in an order that a seed decides, commits at any moment, crashes anywhere.
+//!
+//! Owns the order of things and a commit log in memory. A crash drops all workers; stores may be behind the log, and are brought up from
+//! it as the runtime does. What comes out is only what was committed.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+
+use super::{BatchEncoder, Disk, MemoryStore, VecPartition};
+use crate::exchange::ports;
+use crate::graph::{JobGraph, NodeId, NodeKind};
+use crate::key::{ShardId, Shards};
+use crate::sink::SinkPayload;
+use crate::source::{PartitionId, SourcePosition};
+use crate::state::{ChangeBatch, LogOffset, ShardStore};
+use crate::worker::{
+    AppliedOffsets, CommitId, StepStatus, Wake, Worker, WorkerCommit, WorkerConfig, WorkerError, WorkerEvent,
+};
+
+/// SplitMix64: enough chance for a test, the same for a seed.
+#[derive(Clone, Debug)]
+pub struct Random(pub u64);
+
+impl Random {
+    /// The next number.
+    pub fn next_u64(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `bound`.
+    pub fn below(&mut self, bound: usize) -> usize {
+        (self.next_u64() % bound as u64) as usize
+    }
+
+    /// True once in `n` on average; never if `n` is 0.
+    pub fn once_in(&mut self, n: usize) -> bool {
+        n > 0 && self.below(n) == 0
+    }
+}
+
+/// The partitions of one source node: their batches.
+#[derive(Clone, Debug)]
+pub struct SourceData {
+    /// The source node.
+    pub node: NodeId,
+    /// Batches of each partition.
+    pub partitions: Vec<Arc<[RecordBatch]>>,
+}
+
+/// A job to run and how.
+#[derive(Clone, Debug)]
+pub struct Harness {
+    /// The job.
+    pub graph: Arc<JobGraph>,
+    /// Its input.
+    pub sources: Vec<SourceData>,
+    /// Its shards.
+    pub shards: Shards,
+    /// Numbers of workers to choose from at each start: `1..=max_workers`.
+    pub max_workers: usize,
+    /// Capacity of the exchange's queues.
+    pub queue_capacity: usize,
+    /// Rows per poll.
+    pub max_rows: usize,
+    /// A commit is begun once in so many turns.
+    pub commit_once_in: usize,
+    /// Everything crashes once in so many turns (0: never).
+    pub crash_once_in: usize,
+}
+
+/// What a run has left.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Committed output per sink, in order of commits.
+    pub output: BTreeMap<NodeId, Vec<RecordBatch>>,
+    /// State of each shard at the end.
+    pub disks: Vec<Disk>,
+    /// How many commits were made.
+    pub commits: usize,
+    /// How many crashes there were.
+    pub crashes: usize,
+    /// Late rows dropped by the last set of workers.
+    pub late_dropped: u64,
+}
+
+/// One commit in the log.
+type LogRecord = Vec<(ShardId, ChangeBatch)>;
+
+/// All that survives a crash.
+struct Durable {
+    log: Vec<LogRecord>,
+    disks: Vec<Disk>,
+    positions: BTreeMap<(NodeId, PartitionId), SourcePosition>,
+    output: BTreeMap<NodeId, Vec<RecordBatch>>,
+    finished: bool,
+}
+
+/// All that does not.
+struct Process {
+    workers: Vec<Worker>,
+    begun: CommitId,
+    /// Shares and output of commits that are not in the log yet.
+    shares: BTreeMap<CommitId, Vec<WorkerCommit>>,
+    chunks: BTreeMap<CommitId, Vec<(NodeId, RecordBatch)>>,
+    committed: CommitId,
+    /// Per worker: commits in the log that it has not been told of.
+    untold: Vec<VecDeque<(CommitId, AppliedOffsets)>>,
+    idle: Vec<bool>,
+}
+
+impl Harness {
+    /// Runs to the end.
+    ///
+    /// # Errors
+    /// When a worker fails.
+    ///
+    /// # Panics
+    /// When the job does not end: a deadlock.
+    pub fn run(&self, seed: u64) -> Result<Outcome, WorkerError> {
+        let mut random = Random(seed);
+        let mut durable = Durable {
+            log: Vec::new(),
+            disks: self.shards.all().map(|_| Disk::default()).collect(),
+            positions: BTreeMap::new(),
+            output: BTreeMap::new(),
+            finished: false,
+        };
+        let mut process = self.start(&mut durable, &mut random)?;
+        let mut outcome = Outcome::default();
+        for _turn in 0..400_000 {
+            if durable.finished && process.untold.iter().all(VecDeque::is_empty) {
+                let progress = process.workers.iter().flat_map(|w| w.progress().nodes);
+                outcome.late_dropped = progress.map(|node| node.late_dropped).sum();
+                outcome.commits = durable.log.len();
+                outcome.output = durable.output;
+                outcome.disks = durable.disks;
+                return Ok(outcome);
+            }
+            if random.once_in(self.crash_once_in) {
+                outcome.crashes += 1;
+                process = self.start(&mut durable, &mut random)?;
+                continue;
+            }
+            process.turn(self, &mut durable, &mut random)?;
+        }
+        panic!("seed {seed}: the job does not end");
+    }
+
+    fn start(&self, durable: &mut Durable, random: &mut Random) -> Result<Process, WorkerError> {
+        let workers = 1 + random.below(self.max_workers);
+        let wake: Wake = Arc::new(|| {});
+        let ports = ports(&self.graph, workers, self.queue_capacity, &vec![wake; workers]);
+        let owner: Arc<[usize]> = self.shards.all().map(|_| random.below(workers)).collect();
+        let mut made = Vec::with_capacity(workers);
+        for (index, exchange) in ports.into_iter().enumerate() {
+            let mut sources: Vec<(NodeId, Box<dyn crate::source::SourcePartition>)> = Vec::new();
+            for source in &self.sources {
+                for (number, batches) in source.partitions.iter().enumerate().filter(|(n, _)| n % workers == index) {
+                    let id = PartitionId(number.to_string());
+                    let position = durable.positions.get(&(source.node, id.clone()));
+                    let partition =
+                        VecPartition::new(&id.0, Arc::clone(batches), position, [0, 2, 3, 4, 7][random.below(5)]);
+                    sources.push((source.node, Box::new(partition)));
+                }
+            }
+            let sinks = self.graph.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Sink(_)));
+            let owned = self.shards.all().filter(|s| owner[usize::from(s.0)] == index);
+            made.push(Worker::new(WorkerConfig {
+                index,
+                workers,
+                graph: Arc::clone(&self.graph),
+                shards: self.shards,
+                owner: Arc::clone(&owner),
+                sources,
+                encoders: sinks.map(|n| (n.id, Box::new(BatchEncoder::default()) as _)).collect(),
+                stores: owned.map(|s| durable.open(s).map(|store| Box::new(store) as _)).collect::<Result<_, _>>()?,
+                exchange,
+                max_rows_per_poll: self.max_rows,
+            })?);
+        }
+        let before = CommitId(CommitId::FIRST.0 - 1);
+        Ok(Process {
+            untold: made.iter().map(|_| VecDeque::new()).collect(),
+            idle: vec![false; made.len()],
+            workers: made,
+            begun: before,
+            committed: before,
+            shares: BTreeMap::new(),
+            chunks: BTreeMap::new(),
+        })
+    }
+}
+
+impl Durable {
+    /// A shard's store, brought up to the log's end.
+    fn open(&self, shard: ShardId) -> Result<MemoryStore, WorkerError> {
+        let mut store = MemoryStore::new(shard, self.disks[usize::from(shard.0)].clone());
+        let next = store.applied().map_or(0, |offset| offset.0 as usize + 1);
+        for (place, record) in self.log.iter().enumerate().skip(next) {
+            for (_, changes) in record.iter().filter(|(s, _)| *s == shard) {
+                let encoded = changes.encode();
+                let changes = ChangeBatch::decode(&encoded)
+                    .map_err(|e| crate::state::StateError { shard, message: e.to_string() })?;
+                store.apply(&changes, LogOffset(place as i64))?;
+            }
+        }
+        Ok(store)
+    }
+}
+
+impl Process {
+    fn turn(&mut self, harness: &Harness, durable: &mut Durable, random: &mut Random) -> Result<(), WorkerError> {
+        let all_idle = self.idle.iter().all(|&idle| idle);
+        // At most two commits are under way, as in a pod: one whose outcome is awaited, one that is being computed.
+        if self.begun.0 < self.committed.0 + 2 && (all_idle || random.once_in(harness.commit_once_in)) {
+            self.begun = self.begun.next();
+            let begun = self.begun;
+            self.workers.iter_mut().for_each(|worker| worker.begin_commit(begun));
+        }
+        let index = random.below(self.workers.len());
+        let mut events = Vec::new();
+        let status = self.workers[index].step(0, &mut events)?;
+        self.idle[index] = !matches!(status, StepStatus::Progress);
+        for event in events {
+            match event {
+                WorkerEvent::Chunk { commit, chunk } => {
+                    assert!(commit > self.committed, "output of a commit that is in the log already");
+                    let SinkPayload::Batch(rows) = chunk.payload else { continue };
+                    self.chunks.entry(commit).or_default().push((chunk.sink, rows));
+                }
+                WorkerEvent::Commit(share) => self.shares.entry(share.id).or_default().push(share),
+            }
+        }
+        let next = self.committed.next();
+        if self.shares.get(&next).is_some_and(|shares| shares.len() == self.workers.len()) && random.once_in(3) {
+            self.commit(next, durable);
+        }
+        let told = random.below(self.workers.len());
+        if let Some((id, offsets)) = self.untold[told].pop_front() {
+            self.workers[told].commit_applied(id, &offsets)?;
+        }
+        Ok(())
+    }
+
+    /// Puts a commit into the log: from here on it has happened.
+    fn commit(&mut self, id: CommitId, durable: &mut Durable) {
+        let shares = self.shares.remove(&id).unwrap_or_default();
+        durable.finished = shares.iter().all(|share| share.finished);
+        let offset = LogOffset(durable.log.len() as i64);
+        let mut record = LogRecord::new();
+        for share in shares {
+            durable.positions.extend(share.positions.into_iter().map(|(node, id, position)| ((node, id), position)));
+            record.extend(share.changes);
+        }
+        let offsets: Vec<_> = record.iter().map(|(shard, _)| (*shard, offset)).collect();
+        durable.log.push(record);
+        for (sink, rows) in self.chunks.remove(&id).unwrap_or_default() {
+            durable.output.entry(sink).or_default().push(rows);
+        }
+        self.committed = id;
+        self.untold.iter_mut().for_each(|untold| untold.push_back((id, offsets.clone())));
+    }
+}
