@@ -26,6 +26,9 @@ fn install() {
         let mut arguments = vec!["upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--create-namespace"];
         // Definitions that someone applied by hand before are taken over.
         arguments.extend(["--take-ownership", "--wait", "--timeout", "120s"]);
+        // A cluster of one's own pulls the images from a registry of one's own: `--set image.repository=… --set jobImage.repository=…`.
+        let more = std::env::var("MILLSTREAM_HELM_ARGUMENTS").unwrap_or_default();
+        arguments.extend(more.split_whitespace());
         if let Err(error) = run("helm", &arguments) {
             let pods = run("kubectl", &["--namespace", SYSTEM, "get", "pods", "-o", "wide"]).unwrap_or_default();
             let events = run("kubectl", &["--namespace", SYSTEM, "get", "events"]).unwrap_or_default();
