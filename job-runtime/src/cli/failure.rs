@@ -16,6 +16,8 @@ pub enum Failure {
     Job(Diagnostics),
     /// The command was used wrongly, e.g. a file that is not there.
     Usage(String),
+    /// A source or sink cannot start, shown at its option in the job file.
+    Connector(Diagnostics),
     /// The job cannot start.
     Start(String),
     /// The job started and failed.
@@ -28,7 +30,7 @@ impl Failure {
         ExitCode::from(match self {
             Self::Run(_) => 1,
             Self::Job(_) | Self::Usage(_) => 2,
-            Self::Start(_) => 3,
+            Self::Connector(_) | Self::Start(_) => 3,
         })
     }
 
@@ -37,7 +39,7 @@ impl Failure {
         let mut stderr = std::io::stderr();
         let color = crate::telemetry::color(stderr.is_terminal());
         let text = match self {
-            Self::Job(diagnostics) => diagnostics.render(color),
+            Self::Job(diagnostics) | Self::Connector(diagnostics) => diagnostics.render(color),
             Self::Usage(text) | Self::Start(text) => error_line(text, color),
             Self::Run(error) => error_line(&error.to_string(), color),
         };

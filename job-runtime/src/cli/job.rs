@@ -40,8 +40,7 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
 impl Loaded {
     /// What a connector complains of, shown at its option in the file.
     pub(super) fn blame(&self, error: &ConnectorError) -> Failure {
-        let found = self.file.diagnostics(vec![diagnostic(&self.planned, error)]);
-        Failure::Start(found.render(crate::telemetry::color(std::io::IsTerminal::is_terminal(&std::io::stderr()))))
+        Failure::Connector(self.file.diagnostics(vec![diagnostic(&self.planned, error)]))
     }
 }
 

@@ -168,7 +168,7 @@ fn wait_for_stop(monitor: &Monitor) {
 
 fn last_words(failure: &Failure) -> String {
     match failure {
-        Failure::Job(diagnostics) => diagnostics.summary(),
+        Failure::Job(diagnostics) | Failure::Connector(diagnostics) => diagnostics.summary(),
         Failure::Usage(text) | Failure::Start(text) => text.clone(),
         Failure::Run(error) => error.to_string(),
     }

@@ -18,7 +18,7 @@ use dataflow::worker::{AppliedOffsets, CommitId, WorkerCommit, WorkerEvent};
 use super::counting::Activity;
 use super::error::PodError;
 use super::monitor::{CommitOutcome, Monitor};
-use super::worker_thread::{Applied, Order, WorkerHandle};
+use super::worker_thread::{Applied, EVENTS, Order, WorkerHandle};
 use crate::commit::{CommitLog, CommitRequest, bookkeeping};
 use crate::connector::ExternalSink;
 
@@ -103,16 +103,15 @@ impl Driver {
     /// Runs until the end of the input, a stop, or a failure; all workers have ended when it returns.
     pub(super) fn run(mut self) -> Result<Ended, PodError> {
         let result = self.work();
-        let mut first = None;
-        for worker in self.parts.workers.drain(..) {
-            if let Err(error) = worker.end() {
-                first.get_or_insert(error);
-            }
-        }
-        // A worker's own failure is the cause; what the driver saw of it is only that the worker was gone.
-        match first {
-            Some(error) => Err(error),
-            None => result,
+        let ended: Vec<PodError> = self.parts.workers.drain(..).filter_map(|worker| worker.end().err()).collect();
+        match result {
+            // Everything is committed: workers that saw each other leave have nothing more to tell.
+            Ok(ended) => Ok(ended),
+            // The cause is the first failure that is not only the sight of another worker's end.
+            Err(seen) => Err(std::iter::once(seen)
+                .chain(ended)
+                .min_by_key(PodError::is_consequence)
+                .expect("one error is there")),
         }
     }
 
@@ -152,7 +151,11 @@ impl Driver {
     fn take_events(&mut self, commands: &mut Vec<Command>) -> Result<bool, PodError> {
         let mut moved = false;
         for index in 0..self.parts.workers.len() {
-            while self.shares[index].is_none() {
+            // No more than a channel full: a worker that is faster than its sinks must not keep the clock and the others waiting.
+            for _ in 0..EVENTS {
+                if self.shares[index].is_some() {
+                    break;
+                }
                 match self.parts.workers[index].events.try_recv() {
                     Ok(WorkerEvent::Chunk { chunk, .. }) => {
                         self.write(&chunk)?;

@@ -66,6 +66,11 @@ pub enum PodError {
 }
 
 impl PodError {
+    /// True if this is only how one worker saw another one end: not the cause of anything.
+    pub(super) fn is_consequence(&self) -> bool {
+        matches!(self, Self::Worker(WorkerError::PeerGone { .. }))
+    }
+
     /// The kind of trouble, for the pod's last words.
     pub fn reason(&self) -> TerminationReason {
         match self {

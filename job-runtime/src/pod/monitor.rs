@@ -16,6 +16,9 @@ use super::counting::Activity;
 use super::worker_thread::WorkerView;
 use crate::commit::CommitError;
 
+/// A commit that takes longer is counted as this.
+const LONGEST_COMMIT_MICROS: u64 = 600_000_000;
+
 /// How a commit ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum CommitOutcome {
@@ -102,7 +105,7 @@ pub struct Monitor {
 impl Monitor {
     /// A monitor for a process that started at `process_start`.
     pub fn new(process_start: Instant) -> Self {
-        let micros = Histogram::new(3).expect("three significant digits are allowed");
+        let micros = Histogram::new_with_bounds(1, LONGEST_COMMIT_MICROS, 3).expect("the bounds are constants");
         let stats =
             CommitStats { outcomes: BTreeMap::new(), micros, total: Duration::ZERO, last_ms: None, first_after: None };
         Self {

@@ -14,7 +14,7 @@ use dataflow::worker::{AppliedOffsets, CommitId, StepStatus, Worker, WorkerConfi
 use super::error::PodError;
 
 /// Events that may wait for the driver. A worker that has filled it waits: the back-pressure of sinks and commits.
-const EVENTS: usize = 16;
+pub(super) const EVENTS: usize = 16;
 /// Orders that may wait for a worker: at most two barriers and two outcomes are ever under way.
 const ORDERS: usize = 8;
 /// A parked worker looks around this often even if nobody wakes it.
