@@ -24,23 +24,32 @@ pub enum CalcError {
 /// # Errors
 /// See [`CalcError`].
 pub fn apply(calc: &Calc, batch: &RecordBatch) -> Result<Option<RecordBatch>, CalcError> {
-    let kept = match &calc.filter {
-        Some(filter) => {
-            let mask = filter.evaluate(batch)?;
-            match select(mask.as_boolean(), batch)? {
-                Some(kept) => kept,
-                None => return Ok(None),
-            }
-        }
-        None => batch.clone(),
+    let Some(filter) = &calc.filter else {
+        return project(calc, batch).map(Some);
     };
+    let mask = filter.evaluate(batch)?;
+    // Columns that are not given on need not be filtered; only another expression might read them.
+    if let Some(columns) = calc.projection.iter().map(|expr| expr.as_column()).collect::<Option<Vec<_>>>() {
+        let Some(kept) = select(mask.as_boolean(), &batch.project(&columns)?)? else { return Ok(None) };
+        return Ok(Some(with_schema(calc, kept.columns().to_vec(), kept.num_rows())?));
+    }
+    match select(mask.as_boolean(), batch)? {
+        Some(kept) => project(calc, &kept).map(Some),
+        None => Ok(None),
+    }
+}
+
+fn project(calc: &Calc, rows: &RecordBatch) -> Result<RecordBatch, CalcError> {
     let columns = calc.projection.iter().map(|expr| match expr.as_column() {
-        Some(index) => Ok(ArrayRef::clone(kept.column(index))),
-        None => expr.evaluate(&kept),
+        Some(index) => Ok(ArrayRef::clone(rows.column(index))),
+        None => expr.evaluate(rows),
     });
-    let columns = columns.collect::<Result<Vec<_>, _>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(kept.num_rows()));
-    Ok(Some(RecordBatch::try_new_with_options(calc.schema.clone(), columns, &options)?))
+    Ok(with_schema(calc, columns.collect::<Result<Vec<_>, _>>()?, rows.num_rows())?)
+}
+
+fn with_schema(calc: &Calc, columns: Vec<ArrayRef>, rows: usize) -> Result<RecordBatch, ArrowError> {
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(calc.schema.clone(), columns, &options)
 }
 
 /// The rows for which `mask` is true: the batch itself if that is all, `None` if it is none.
@@ -85,11 +94,22 @@ mod tests {
         }
     }
 
-    fn run(mask: Vec<Option<bool>>) -> Option<RecordBatch> {
-        let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
-        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(vec![1, 2, 3]))]).unwrap();
+    fn run_over(values: Vec<Option<i64>>, mask: Vec<Option<bool>>, nullable: bool) -> Option<RecordBatch> {
+        let schema = |nullable| Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, nullable)]));
+        let batch = RecordBatch::try_new(schema(true), vec![Arc::new(Int64Array::from(values))]).unwrap();
         let projection: Vec<ExprRef> = vec![Arc::new(Column(0))];
-        apply(&Calc { filter: Some(Arc::new(Mask(mask))), projection, schema }, &batch).unwrap()
+        let calc = Calc { filter: Some(Arc::new(Mask(mask))), projection, schema: schema(nullable) };
+        apply(&calc, &batch).unwrap()
+    }
+
+    fn run(mask: Vec<Option<bool>>) -> Option<RecordBatch> {
+        run_over(vec![Some(1), Some(2), Some(3)], mask, true)
+    }
+
+    #[test]
+    fn a_filter_may_leave_out_the_nulls_of_a_column() {
+        let kept = run_over(vec![Some(1), None], vec![Some(true), Some(false)], false).unwrap();
+        assert_eq!(kept.num_rows(), 1);
     }
 
     #[test]
@@ -100,8 +120,8 @@ mod tests {
     }
 
     #[test]
-    fn keeping_all_rows_copies_nothing() {
+    fn keeping_all_rows_keeps_them_in_order() {
         let kept = run(vec![Some(true); 3]).unwrap();
-        assert_eq!(kept.num_rows(), 3);
+        assert_eq!(kept.column(0).as_primitive::<Int64Type>().values(), &[1, 2, 3]);
     }
 }

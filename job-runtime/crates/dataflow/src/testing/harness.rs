@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 
@@ -112,6 +113,10 @@ struct Process {
     /// Per worker: commits in the log that it has not been told of.
     untold: Vec<VecDeque<(CommitId, AppliedOffsets)>>,
     idle: Vec<bool>,
+    /// Set by each worker's wake.
+    woken: Vec<Arc<AtomicBool>>,
+    /// Sources always have something, so that an idle worker that nobody woke has nothing to do.
+    strict: bool,
 }
 
 impl Harness {
@@ -154,8 +159,14 @@ impl Harness {
 
     fn start(&self, durable: &mut Durable, random: &mut Random) -> Result<Process, WorkerError> {
         let workers = 1 + random.below(self.max_workers);
-        let wake: Wake = Arc::new(|| {});
-        let ports = ports(&self.graph, workers, self.queue_capacity, &vec![wake; workers]);
+        let woken: Vec<Arc<AtomicBool>> = (0..workers).map(|_| Arc::default()).collect();
+        let wake = |flag: &Arc<AtomicBool>| -> Wake {
+            let flag = Arc::clone(flag);
+            Arc::new(move || flag.store(true, Ordering::SeqCst))
+        };
+        let wakes: Vec<Wake> = woken.iter().map(wake).collect();
+        let ports = ports(&self.graph, workers, self.queue_capacity, &wakes);
+        let strict = random.once_in(2);
         let owner: Arc<[usize]> = self.shards.all().map(|_| random.below(workers)).collect();
         let mut made = Vec::with_capacity(workers);
         for (index, exchange) in ports.into_iter().enumerate() {
@@ -164,8 +175,8 @@ impl Harness {
                 for (number, batches) in source.partitions.iter().enumerate().filter(|(n, _)| n % workers == index) {
                     let id = PartitionId(number.to_string());
                     let position = durable.positions.get(&(source.node, id.clone()));
-                    let partition =
-                        VecPartition::new(&id.0, Arc::clone(batches), position, [0, 2, 3, 4, 7][random.below(5)]);
+                    let pending_every = if strict { 0 } else { [0, 2, 3, 4, 7][random.below(5)] };
+                    let partition = VecPartition::new(&id.0, Arc::clone(batches), position, pending_every);
                     sources.push((source.node, Box::new(partition)));
                 }
             }
@@ -188,6 +199,8 @@ impl Harness {
         Ok(Process {
             untold: made.iter().map(|_| VecDeque::new()).collect(),
             idle: vec![false; made.len()],
+            woken,
+            strict,
             workers: made,
             begun: before,
             committed: before,
@@ -222,11 +235,14 @@ impl Process {
             self.begun = self.begun.next();
             let begun = self.begun;
             self.workers.iter_mut().for_each(|worker| worker.begin_commit(begun));
+            self.idle.fill(false);
         }
         let index = random.below(self.workers.len());
         let mut events = Vec::new();
+        let unprompted = self.idle[index] && !self.woken[index].swap(false, Ordering::SeqCst);
         let status = self.workers[index].step(0, &mut events)?;
         self.idle[index] = !matches!(status, StepStatus::Progress);
+        assert!(!(self.strict && unprompted && status == StepStatus::Progress), "worker {index} was not woken");
         for event in events {
             match event {
                 WorkerEvent::Chunk { commit, chunk } => {
