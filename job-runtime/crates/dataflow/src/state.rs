@@ -217,3 +217,53 @@ pub struct StateError {
     /// What is wrong.
     pub message: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn the_layout_of_version_1_is_for_ever() {
+        let mut batch = ChangeBatch::new();
+        batch.put(b"k", b"vv");
+        batch.delete(b"old");
+        let body = [1, 1, 1, 0, 0, 0, b'k', 2, 0, 0, 0, b'v', b'v', 2, 3, 0, 0, 0, b'o', b'l', b'd'];
+        let encoded = batch.encode();
+        assert_eq!(encoded[..body.len()], body);
+        assert_eq!(encoded[body.len()..], crc32fast::hash(&body).to_le_bytes());
+    }
+
+    #[test]
+    fn a_newer_version_says_so() {
+        let mut encoded = ChangeBatch::new().encode();
+        encoded[0] = 2;
+        assert_eq!(ChangeBatch::decode(&encoded), Err(ChangeBatchError::Version(2)));
+        assert_eq!(ChangeBatch::decode(&[1, 2]), Err(ChangeBatchError::Truncated));
+    }
+
+    proptest! {
+        #[test]
+        fn batches_come_back_and_damage_is_found(
+            changes in prop::collection::vec((prop::collection::vec(any::<u8>(), 0..9), prop::option::of(prop::collection::vec(any::<u8>(), 0..9))), 0..9),
+            place in any::<prop::sample::Index>(),
+            flip in 1u8..,
+        ) {
+            let mut batch = ChangeBatch::new();
+            for (key, value) in &changes {
+                match value {
+                    Some(value) => batch.put(key, value),
+                    None => batch.delete(key),
+                }
+            }
+            let mut encoded = batch.encode();
+            let decoded = ChangeBatch::decode(&encoded).unwrap();
+            prop_assert_eq!(&decoded, &batch);
+            prop_assert_eq!(decoded.iter().count(), changes.len());
+            let place = place.index(encoded.len());
+            encoded[place] ^= flip;
+            prop_assert!(ChangeBatch::decode(&encoded).is_err());
+        }
+    }
+}
