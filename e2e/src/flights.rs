@@ -128,7 +128,7 @@ pub fn answer(records: &[Vec<u8>]) -> anyhow::Result<Answer> {
         let row: Value =
             serde_json::from_slice(record).with_context(|| String::from_utf8_lossy(record).into_owned())?;
         let text = |name: &str| row[name].as_str().with_context(|| format!("no {name} in {row}")).map(str::to_owned);
-        let mut hour = text("window_start")?;
+        let mut hour = text("window_start")?.replace(' ', "T");
         hour.truncate(16);
         let Some(departures) = row["departures"].as_i64() else { bail!("no departures in {row}") };
         let delays =
