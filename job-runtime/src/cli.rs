@@ -34,6 +34,9 @@ pub struct Cli {
     log_format: LogFormat,
 }
 
+/// On a laptop the client's complaints about its connections say again what the error at the end says.
+const QUIET_LOGS: &str = "warn,kafka=error";
+
 /// How logs look.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum LogFormat {
@@ -125,15 +128,15 @@ impl Cli {
     pub fn run(self, started: Instant) -> ExitCode {
         let result = match self.command {
             Command::Run(args) => {
-                crate::telemetry::init(self.log_format, "warn");
+                crate::telemetry::init(self.log_format, QUIET_LOGS);
                 run::run(&args, started)
             }
             Command::Validate { files } => {
-                crate::telemetry::init(self.log_format, "warn");
+                crate::telemetry::init(self.log_format, QUIET_LOGS);
                 explain::validate(&files)
             }
             Command::Explain { file } => {
-                crate::telemetry::init(self.log_format, "warn");
+                crate::telemetry::init(self.log_format, QUIET_LOGS);
                 explain::explain(&file)
             }
             Command::Pod(args) => {

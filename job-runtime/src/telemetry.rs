@@ -9,9 +9,13 @@ use tracing_subscriber::fmt;
 
 use crate::cli::LogFormat;
 
+/// Libraries whose lines help only those who work on them; `RUST_LOG` may still name them.
+const QUIET: &str = "sqlparser=info";
+
 /// Starts logging to standard error, at `default` unless `RUST_LOG` says otherwise.
 pub fn init(format: LogFormat, default: &str) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
+    let wanted = std::env::var(EnvFilter::DEFAULT_ENV).ok().filter(|wanted| !wanted.is_empty());
+    let filter = EnvFilter::new(format!("{QUIET},{}", wanted.as_deref().unwrap_or(default)));
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr);
     // A second initialisation in one process (tests) keeps the first.
     let _ = match format {

@@ -11,8 +11,9 @@ use std::time::Instant;
 use checkpoint::commit::Triggers;
 use dataflow::exchange;
 use dataflow::graph::{Node, NodeId, NodeKind};
+use dataflow::key::{ShardId, Shards};
 use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
-use dataflow::state::ShardStore;
+use dataflow::state::{ShardStore, StateError};
 use dataflow::worker::{Wake, WorkerConfig};
 
 use super::PodConfig;
@@ -33,6 +34,8 @@ use kafka::KafkaLog;
 
 /// Rows that a worker takes from one partition at a time.
 const ROWS_PER_POLL: usize = 4096;
+/// Databases that are opened at the same time.
+const OPENERS: usize = 16;
 /// Batches that may wait in one exchange queue.
 const EXCHANGE_BATCHES: usize = 16;
 /// A commit is due at this much output, or so many rows, even before its interval is over: memory stays bounded.
@@ -164,7 +167,7 @@ fn open_sources<'a>(config: &PodConfig, nodes: &'a [Node]) -> Result<Vec<OpenSou
 fn recover(config: &PodConfig, directory: &StateDirectory, sinks: &[OpenSink<'_>]) -> Result<Recovered, PodError> {
     let fenced = kafka::fence(config, directory.job_uid(), sinks)?;
     let databases = RocksDatabases::new(&directory.shards_dir(), RocksConfig::default())?;
-    let mut stores = config.shards.all().map(|shard| databases.open(shard)).collect::<Result<Vec<_>, _>>()?;
+    let mut stores = open_stores(&databases, config.shards)?;
     let log = match fenced {
         Some(fenced) => Log::Kafka(fenced.recover(&mut stores)?),
         None => {
@@ -173,6 +176,20 @@ fn recover(config: &PodConfig, directory: &StateDirectory, sinks: &[OpenSink<'_>
         }
     };
     Ok(Recovered { log, stores })
+}
+
+/// Opens the shards' databases, several at a time: opening waits for the disk, not for the processor.
+fn open_stores(databases: &RocksDatabases, shards: Shards) -> Result<Vec<RocksShardStore>, StateError> {
+    let all: Vec<ShardId> = shards.all().collect();
+    let open = |shards: &[ShardId]| shards.iter().map(|shard| databases.open(*shard)).collect::<Result<Vec<_>, _>>();
+    let each = all.len().div_ceil(OPENERS);
+    std::thread::scope(|scope| {
+        let openers: Vec<_> = all.chunks(each).map(|shards| scope.spawn(move || open(shards))).collect();
+        let join = |opener: std::thread::ScopedJoinHandle<'_, Result<Vec<_>, _>>| {
+            opener.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        Ok(openers.into_iter().map(join).collect::<Result<Vec<_>, _>>()?.into_iter().flatten().collect())
+    })
 }
 
 /// The total size of all sources, if each of them knows its own in the same unit.

@@ -223,3 +223,16 @@ impl Monitor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_commit_is_kept_to_three_digits() {
+        let monitor = Monitor::new(Instant::now());
+        monitor.committed(Duration::from_millis(37), CommitOutcome::Committed);
+        let micros = monitor.commits().micros.value_at_quantile(0.5);
+        assert!((36_900..=37_100).contains(&micros), "{micros}");
+    }
+}
