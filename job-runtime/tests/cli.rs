@@ -9,5 +9,7 @@ mod bad_input;
 mod exactly_once;
 #[path = "cli/flights.rs"]
 mod flights;
+#[path = "cli/pod.rs"]
+mod pod;
 #[path = "cli/workshop.rs"]
 mod workshop;

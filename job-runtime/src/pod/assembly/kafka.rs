@@ -14,6 +14,9 @@ use crate::kafka::properties::KafkaProperties;
 use crate::pod::{PodConfig, PodError};
 use crate::state::rocks::RocksShardStore;
 
+/// Where a partition of a source node stands.
+type Position = ((NodeId, PartitionId), SourcePosition);
+
 /// How long a start waits for Kafka.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -100,10 +103,7 @@ impl FencedLog {
 
 impl KafkaLog {
     /// Committed offsets of the riding sources.
-    pub(super) fn positions(
-        &self,
-        sources: &[OpenSource<'_>],
-    ) -> Result<Vec<((NodeId, PartitionId), SourcePosition)>, PodError> {
+    pub(super) fn positions(&self, sources: &[OpenSource<'_>]) -> Result<Vec<Position>, PodError> {
         let mut wanted = Vec::new();
         for source in sources.iter().filter(|source| self.sources.contains(&source.node.id)) {
             for id in source.factory.partitions()? {

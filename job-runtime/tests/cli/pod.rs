@@ -1,0 +1,99 @@
+//! `millstream pod` as the operator starts it: probes, metrics and status while it works, SIGTERM, and its last words.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+
+use serde_json::{Value, json};
+
+use super::workshop::{Running, Workshop};
+
+/// A pod's folders and ports below the workshop's.
+struct Pod {
+    workshop: Workshop,
+    health: u16,
+    control: u16,
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+impl Pod {
+    fn new(job: &str) -> Self {
+        let workshop = Workshop::new();
+        workshop.write("job.yaml", job);
+        let settings = json!({"version": 1, "jobUid": "5d41402a-bc4b-4a76", "revision": "6f1c9a7e", "replicas": 1});
+        workshop.write("settings.yaml", &settings.to_string());
+        Self { workshop, health: free_port(), control: free_port() }
+    }
+
+    fn start(&self) -> Running {
+        let (health, control) = (self.health.to_string(), self.control.to_string());
+        let arguments = ["pod", "--config-dir", ".", "--state-dir", "state", "--pod-name", "ticks-0"];
+        let ports = ["--termination-file", "last-words", "--health-port", &health, "--control-port", &control];
+        self.workshop.start(&[&arguments[..], &ports[..]].concat())
+    }
+
+    fn last_words(&self) -> Value {
+        serde_json::from_str(&self.workshop.read("last-words")).unwrap()
+    }
+}
+
+/// Status and body; `None` while nobody listens.
+fn get(port: u16, path: &str) -> Option<(u16, String)> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: pod\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (head, body) = answer.split_once("\r\n\r\n")?;
+    Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
+}
+
+#[test]
+fn probes_metrics_and_status_tell_how_it_goes_and_sigterm_ends_it_well() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
+    let pod = Pod::new(&std::fs::read_to_string(path).unwrap());
+    let mut running = pod.start();
+    running.wait_until("ready", || get(pod.health, "/readyz").is_some_and(|(code, _)| code == 200));
+    assert_eq!(get(pod.health, "/healthz").unwrap().0, 200);
+    assert_eq!(get(pod.health, "/startupz").unwrap().0, 200);
+    let status = || -> Value { serde_json::from_str(&get(pod.control, "/status").unwrap().1).unwrap() };
+    running.wait_until("a commit", || status()["commits"].as_u64() > Some(0));
+    let told = status();
+    assert_eq!((&told["phase"], &told["revision"]), (&json!("Running"), &json!("6f1c9a7e")));
+    let metrics = get(pod.health, "/metrics").unwrap().1;
+    for name in
+        ["millstream_source_records_total", "millstream_commit_total", "millstream_worker_busy_microseconds_total"]
+    {
+        assert!(metrics.contains(&format!("# HELP {name} ")), "no {name} in {metrics}");
+    }
+    assert!(metrics.contains("job=\"ticks\",pod=\"ticks-0\",revision=\"6f1c9a7e\""), "{metrics}");
+    running.signal("TERM");
+    let outcome = running.end();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let lines: Vec<Value> = outcome.stderr.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(lines.iter().any(|line| line.to_string().contains("\"job\":\"ticks\"")), "{}", outcome.stderr);
+    assert!(!pod.workshop.path("last-words").exists());
+}
+
+#[test]
+fn finished_input_is_said_and_the_pod_waits_to_be_ended() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
+    let pod = Pod::new(&std::fs::read_to_string(path).unwrap().replace("'149999'", "'999'"));
+    let mut running = pod.start();
+    let phase = || get(pod.control, "/status").and_then(|(_, body)| serde_json::from_str::<Value>(&body).ok());
+    running.wait_until("the end", || phase().is_some_and(|told| told["phase"] == "Finished"));
+    assert_eq!(get(pod.health, "/readyz").unwrap().0, 200);
+    running.signal("TERM");
+    assert_eq!(running.end().code, Some(0));
+}
+
+#[test]
+fn a_job_that_is_wrong_leaves_its_message_for_kubernetes() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
+    let pod = Pod::new(&std::fs::read_to_string(path).unwrap().replace("FROM TABLE(", "FROM TABEL("));
+    assert_eq!(pod.start().end().code, Some(2));
+    let words = pod.last_words();
+    assert_eq!(words["reason"], "InvalidJob");
+    assert!(words["message"].as_str().unwrap().contains("job.yaml:"), "{words}");
+}
