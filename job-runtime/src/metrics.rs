@@ -54,7 +54,12 @@ pub fn registry(
 /// When a family is malformed.
 pub fn render(registry: &Registry) -> Result<String, prometheus::Error> {
     let mut out = Vec::new();
-    TextEncoder::new().encode(&registry.gather(), &mut out)?;
+    let mut families = registry.gather();
+    // The registry adds the labels of the pod in any order: the same series looks the same each time.
+    for metric in families.iter_mut().flat_map(|family| family.mut_metric().iter_mut()) {
+        metric.mut_label().sort_by(|a, b| a.name().cmp(b.name()));
+    }
+    TextEncoder::new().encode(&families, &mut out)?;
     Ok(String::from_utf8_lossy(&out).into_owned())
 }
 
