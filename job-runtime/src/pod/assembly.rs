@@ -311,7 +311,8 @@ impl Cast {
                 exchange,
                 max_rows_per_poll: ROWS_PER_POLL,
             };
-            let handle = WorkerHandle::start(worker, std::thread::current(), started)?;
+            let handle =
+                WorkerHandle::start(worker, Arc::clone(&self.activity[index]), std::thread::current(), started)?;
             if let Some(own) = handle.thread() {
                 let _ = thread.set(own.clone());
             }

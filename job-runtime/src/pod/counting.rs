@@ -13,6 +13,7 @@ use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, So
 pub(super) struct Activity {
     rows: AtomicU64,
     moved: AtomicBool,
+    stirred: AtomicBool,
 }
 
 impl Activity {
@@ -24,6 +25,17 @@ impl Activity {
     /// True once after anything was read since the last call, be it only rows that were skipped.
     pub(super) fn take_moved(&self) -> bool {
         self.moved.swap(false, Ordering::AcqRel)
+    }
+
+    /// True once after rows went through any stream operator since the last call: windows also fire when a partition falls idle, without
+    /// anything being read, and what they emit waits in the sink's encoder for a barrier.
+    pub fn take_stirred(&self) -> bool {
+        self.stirred.swap(false, Ordering::AcqRel)
+    }
+
+    /// Rows went through a stream operator.
+    pub(super) fn stir(&self) {
+        self.stirred.store(true, Ordering::Release);
     }
 }
 

@@ -200,6 +200,10 @@ impl Driver {
             self.rows_seen = rows;
             self.tell(Input::Activity { rows: new, bytes: 0 }, commands)?;
         }
+        if self.parts.activity.iter().fold(false, |any, activity| activity.take_stirred() | any) {
+            // A barrier finds out whether there is anything to commit; if not, it is skipped.
+            self.tell(Input::Activity { rows: 1, bytes: 0 }, commands)?;
+        }
         if !self.ended && self.monitor.all_finished() {
             self.ended = true;
             self.tell(Input::Ended, commands)?;

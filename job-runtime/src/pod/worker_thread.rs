@@ -11,6 +11,7 @@ use dataflow::key::ShardId;
 use dataflow::state::ChangeBatch;
 use dataflow::worker::{AppliedOffsets, CommitId, StepStatus, Worker, WorkerConfig, WorkerEvent, WorkerProgress};
 
+use super::counting::Activity;
 use super::error::PodError;
 
 /// Events that may wait for the driver. A worker that has filled it waits: the back-pressure of sinks and commits.
@@ -61,7 +62,12 @@ pub(super) struct WorkerHandle {
 
 impl WorkerHandle {
     /// Starts a worker. Its state is restored on its own thread. `driver` is unparked at every event.
-    pub(super) fn start(config: WorkerConfig, driver: Thread, started: Instant) -> Result<Self, PodError> {
+    pub(super) fn start(
+        config: WorkerConfig,
+        activity: Arc<Activity>,
+        driver: Thread,
+        started: Instant,
+    ) -> Result<Self, PodError> {
         let (events_in, events) = sync_channel(EVENTS);
         let (orders, orders_out) = sync_channel(ORDERS);
         let view = Arc::new(Mutex::new(WorkerView {
@@ -69,7 +75,7 @@ impl WorkerHandle {
             busy: Duration::ZERO,
             finished: false,
         }));
-        let shared = Arc::clone(&view);
+        let shared = Shared { view: Arc::clone(&view), activity };
         let join = std::thread::Builder::new()
             .name(format!("worker-{}", config.index))
             .spawn(move || {
@@ -129,12 +135,12 @@ fn run(
     events: &SyncSender<WorkerEvent>,
     orders: &Receiver<Order>,
     driver: &Thread,
-    view: &Mutex<WorkerView>,
+    shared: &Shared,
     started: Instant,
 ) -> Result<(), PodError> {
     let mut worker = Worker::new(config)?;
     let mut out = Vec::new();
-    let (mut busy, mut published) = (Duration::ZERO, started);
+    let (mut busy, mut published, mut rows) = (Duration::ZERO, started, 0);
     loop {
         if !take_orders(&mut worker, orders)? {
             return Ok(());
@@ -152,16 +158,33 @@ fn run(
         let idle = status != StepStatus::Progress;
         if idle || published.elapsed() >= PUBLISH {
             published = Instant::now();
-            let finished = status == StepStatus::Finished;
-            let mut view = view.lock().unwrap_or_else(PoisonError::into_inner);
-            let newly = finished && !view.finished;
-            *view = WorkerView { progress: worker.progress(), busy, finished };
-            drop(view);
-            if newly {
+            let progress = worker.progress();
+            let now: u64 = progress.nodes.iter().map(|node| node.rows_in + node.rows_out).sum();
+            if std::mem::replace(&mut rows, now) != now {
+                shared.activity.stir();
+                driver.unpark();
+            }
+            if shared.publish(WorkerView { progress, busy, finished: status == StepStatus::Finished }) {
                 driver.unpark();
             }
         }
         park(status, started);
+    }
+}
+
+/// What a worker's thread shares with the driver.
+struct Shared {
+    view: Arc<Mutex<WorkerView>>,
+    activity: Arc<Activity>,
+}
+
+impl Shared {
+    /// True if this view is the first that says that the worker has finished.
+    fn publish(&self, new: WorkerView) -> bool {
+        let mut view = self.view.lock().unwrap_or_else(PoisonError::into_inner);
+        let newly = new.finished && !view.finished;
+        *view = new;
+        newly
     }
 }
 
