@@ -29,7 +29,7 @@ impl Activity {
 
     /// True once after rows went through any stream operator since the last call: windows also fire when a partition falls idle, without
     /// anything being read, and what they emit waits in the sink's encoder for a barrier.
-    pub fn take_stirred(&self) -> bool {
+    pub(super) fn take_stirred(&self) -> bool {
         self.stirred.swap(false, Ordering::AcqRel)
     }
 
