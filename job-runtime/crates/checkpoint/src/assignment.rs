@@ -3,7 +3,7 @@
 //! Owns encoding, decoding and the rule which record is in force. It does not read topics.
 //!
 //! An assignment is in force from its place in the control topic. Numbers rise by one; of two records with one number the first stands (two
-//! pods may append at the same time), and a number that is not the next one is no assignment.
+//! pods may append at the same time), and a number that is not the next one is no assignment; neither is one with another number of shards.
 //!
 //! # Record value, version 1 (all integers little-endian)
 //! `version u8 = 1 | job u64 | number u64 | shards u16 | pods u16 | per pod: ordinal u16 | ranges u16 | per range: first shard u16, end shard u16
@@ -59,6 +59,11 @@ impl Assignment {
         let share =
             |ordinal| PodShare { ordinal, shards: single_range(edge(ordinal), edge(ordinal + 1)), sources: Vec::new() };
         Self { number: 1, shards, pods: (0..pods).map(share).collect() }
+    }
+
+    /// True if this one is in force when it is read after `current`.
+    pub fn follows(&self, current: Option<&Assignment>) -> bool {
+        current.map_or(self.number == 1, |current| self.number == current.number + 1 && self.shards == current.shards)
     }
 
     /// The share of a pod, if it has one.
@@ -130,10 +135,7 @@ impl Assignment {
 
 /// The assignment in force after reading a control topic from its start.
 pub fn in_force(records: impl IntoIterator<Item = Assignment>) -> Option<Assignment> {
-    records.into_iter().fold(None, |current, next| {
-        let expected = current.as_ref().map_or(1, |c: &Assignment| c.number + 1);
-        if next.number == expected { Some(next) } else { current }
-    })
+    records.into_iter().fold(None, |current, next| if next.follows(current.as_ref()) { Some(next) } else { current })
 }
 
 fn single_range(start: u16, end: u16) -> Vec<Range<u16>> {

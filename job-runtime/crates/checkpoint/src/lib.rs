@@ -9,3 +9,4 @@ pub mod changelog;
 pub mod commit;
 pub mod local_log;
 pub mod names;
+pub mod ownership;
