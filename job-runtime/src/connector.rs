@@ -12,12 +12,38 @@ mod nexmark;
 pub mod options;
 mod print;
 pub mod registry;
+pub mod stats;
 #[cfg(test)]
 mod testing;
+
+use std::sync::Arc;
 
 use dataflow::sink::{SinkChunk, SinkEncoder};
 use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
 use dataflow::worker::{CommitId, Wake};
+
+use self::stats::SourceStats;
+
+/// Where a partition is to be read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// From a committed position.
+    At(SourcePosition),
+    /// From where the table says: the job has not read this source before.
+    First,
+    /// From its beginning: the job has read the source before, and this partition is new in it.
+    Added,
+}
+
+/// What a partition is opened with.
+pub struct Opening {
+    /// Where to begin.
+    pub start: Start,
+    /// Called when a `Pending` partition has something again.
+    pub wake: Wake,
+    /// Where the partition counts.
+    pub stats: Arc<SourceStats>,
+}
 
 /// Opens the partitions of one table for one source node.
 pub trait SourceFactory: Send {
@@ -26,17 +52,11 @@ pub trait SourceFactory: Send {
     /// # Errors
     /// When the source cannot be reached or read; the message says what to do.
     fn partitions(&self) -> Result<Vec<PartitionId>, ConnectorError>;
-    /// Opens a partition at a committed position, or at the table's start position if there is none. `wake` is called when a `Pending`
-    /// partition has something again.
+    /// Opens a partition.
     ///
     /// # Errors
     /// When it cannot be opened, or the position does not fit what is there now.
-    fn open(
-        &self,
-        id: &PartitionId,
-        position: Option<SourcePosition>,
-        wake: Wake,
-    ) -> Result<Box<dyn SourcePartition>, ConnectorError>;
+    fn open(&self, id: &PartitionId, opening: Opening) -> Result<Box<dyn SourcePartition>, ConnectorError>;
     /// True if the source ends by itself.
     fn bounded(&self) -> bool;
     /// Total size for the progress display, if known: rows or bytes as the source counts them.

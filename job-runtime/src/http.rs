@@ -66,7 +66,7 @@ impl Pages {
             last_commit_ms: commits.last_ms,
             rows_in: self.monitor.rows_in(),
             rows_out: self.monitor.rows_out(),
-            lag_rows: None,
+            lag_rows: self.monitor.lag_records(),
             watermark_ms: self.monitor.watermark_ms().filter(|ms| *ms != i64::MAX),
             error,
         }

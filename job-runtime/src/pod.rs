@@ -16,6 +16,7 @@ use plan::PlannedJob;
 
 use crate::connector::registry::ConnectorContext;
 
+pub(crate) use assembly::EXCHANGE_BATCHES;
 pub use assembly::{Pod, PodReport};
 pub use driver::Ended;
 pub use error::PodError;

@@ -1,4 +1,4 @@
-//! The generated pages of the book: options of tables, functions of SQL. Pure: it renders text, `millstream-reference` writes it.
+//! The generated pages of the book: options of tables, functions of SQL, metrics of a pod. Pure: it renders text, `millstream-reference` writes it.
 //!
 //! It documents nothing itself beyond a line per connector: the texts are those of the definitions that the program works by.
 
@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 use plan::functions::FunctionDoc;
 
 use crate::connector::options::{self, Connector, OptionDoc, Origin, ValueKind};
+use crate::metrics::{self, MetricDoc};
 
 /// A page of the book.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +26,7 @@ pub fn pages() -> Vec<Page> {
     vec![
         Page { path: "docs/src/reference/options.md", text: options_page(&options::reference()) },
         Page { path: "docs/src/reference/functions.md", text: functions_page(&plan::functions::reference()) },
+        Page { path: "docs/src/reference/metrics.md", text: metrics_page(metrics::ALL) },
     ]
 }
 
@@ -106,6 +108,19 @@ fn functions_page(all: &[FunctionDoc]) -> String {
             let (signature, description) = (cell(function.signature), cell(function.description));
             let _ = writeln!(page, "| `{signature}` | {description} | `{}` is `{}` |", cell(call), cell(result));
         }
+    }
+    page
+}
+
+fn metrics_page(all: &[&MetricDoc]) -> String {
+    let mut page = format!(
+        "{NOTICE}# Metrics of a job's pod\n\nOn `/metrics` at port 8080. Every series also has the labels `job`, `revision` and `pod`. `operator` is the name of a \
+         stream operator as `millstream explain` shows it, `uid` its stable id. Beside these there are `process_*`: CPU, memory and open files of \
+         the process.\n\n| metric | kind | labels | what |\n| --- | --- | --- | --- |\n"
+    );
+    for doc in all {
+        let labels: Vec<String> = doc.labels.iter().map(|label| format!("`{label}`")).collect();
+        let _ = writeln!(page, "| `{}` | {} | {} | {} |", doc.name, doc.kind.name(), labels.join(", "), cell(doc.help));
     }
     page
 }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio_util::sync::CancellationToken;
 
 use super::job::Loaded;
@@ -21,7 +21,7 @@ const PLAIN: Duration = Duration::from_secs(5);
 /// The display of one run.
 pub(super) struct Progress {
     bar: Option<ProgressBar>,
-    total: Option<u64>,
+    total: Option<SizeHint>,
     started: Instant,
 }
 
@@ -30,10 +30,7 @@ impl Progress {
     pub(super) fn new(loaded: &Loaded, report: &PodReport, state_dir: &Path) -> Self {
         let how = if report.resumes { "goes on from its last commit" } else { "starts anew" };
         tracing::info!(job = loaded.file.name, state = %state_dir.display(), "{how}");
-        let total = match report.size {
-            Some(SizeHint::Rows(rows)) => Some(rows),
-            Some(SizeHint::Bytes(_)) | None => None,
-        };
+        let total = report.size;
         let terminal = std::io::stderr().is_terminal();
         let bar = terminal.then(|| bar(total));
         if let (Some(bar), true) = (&bar, report.resumes) {
@@ -72,21 +69,31 @@ impl Progress {
             format!("{}/s, {rows_out} rows out{late}, {commits} commits, watermark {watermark}", number(rate as u64));
         match &self.bar {
             Some(bar) => {
-                bar.set_position(rows);
-                bar.set_message(text);
+                bar.set_position(self.total.map_or(rows, |total| monitor.done(total)));
+                match self.total {
+                    Some(SizeHint::Bytes(_)) => bar.set_message(format!("{} rows in, {text}", number(rows))),
+                    Some(SizeHint::Rows(_)) | None => bar.set_message(text),
+                }
             }
             None => {
-                let of = self.total.map_or_else(String::new, |total| format!(" of {}", number(total)));
-                eprint_line(&format!("{} rows in{of}, {text}", number(rows)));
+                let done = match self.total {
+                    Some(total @ SizeHint::Bytes(all)) => {
+                        format!(" ({} of {})", HumanBytes(monitor.done(total)), HumanBytes(all))
+                    }
+                    Some(SizeHint::Rows(all)) => format!(" of {}", number(all)),
+                    None => String::new(),
+                };
+                eprint_line(&format!("{} rows in{done}, {text}", number(rows)));
             }
         }
     }
 }
 
-fn bar(total: Option<u64>) -> ProgressBar {
+fn bar(total: Option<SizeHint>) -> ProgressBar {
     let target = ProgressDrawTarget::stderr();
     let (length, template) = match total {
-        Some(_) => (total, "{spinner} {bar:24} {human_pos} of {human_len} rows, {msg}"),
+        Some(SizeHint::Rows(rows)) => (Some(rows), "{spinner} {bar:24} {human_pos} of {human_len} rows, {msg}"),
+        Some(SizeHint::Bytes(bytes)) => (Some(bytes), "{spinner} {bar:24} {bytes} of {total_bytes}, {msg}"),
         None => (None, "{spinner} {human_pos} rows in, {msg}"),
     };
     let bar = ProgressBar::with_draw_target(length, target);

@@ -19,6 +19,10 @@ struct Report {
     rows_in: u64,
     rows_out: u64,
     late_dropped: u64,
+    /// Records that did not fit: left out.
+    skipped: u64,
+    /// Records that did not fit: written elsewhere.
+    dead_letters: u64,
     commits: u64,
     /// From the start of the process.
     seconds: f64,
@@ -48,10 +52,26 @@ pub(super) fn text(monitor: &Monitor, ended: Ended, took: Duration, state_dir: &
         number(monitor.commits().micros.len()),
         number(rate),
     ));
+    if let Some(text) = misfits(monitor) {
+        eprint_line(&format!("  {text}"));
+    }
     if let (Ended::Stopped, Some(watermark)) = (ended, monitor.watermark_ms()) {
         eprint_line(&format!("  watermark {}", time(watermark)));
     }
     eprint_line(&format!("  state in {}", state_dir.display()));
+}
+
+/// What became of records that did not fit their table, if there were any.
+fn misfits(monitor: &Monitor) -> Option<String> {
+    let records = |n: u64| format!("{} {}", number(n), if n == 1 { "record" } else { "records" });
+    let skipped = |n: u64| format!("{} did not fit: left out", records(n));
+    let letters = |n: u64| format!("{} did not fit: dead letters", records(n));
+    match (monitor.skipped(), monitor.dead_letters()) {
+        (0, 0) => None,
+        (n, 0) => Some(skipped(n)),
+        (0, n) => Some(letters(n)),
+        (a, b) => Some(format!("{}, {}", skipped(a), letters(b))),
+    }
 }
 
 /// For programs, on standard output.
@@ -64,6 +84,8 @@ pub(super) fn json(monitor: &Monitor, at_end: bool, took: Duration) {
         rows_in: monitor.rows_in(),
         rows_out: monitor.rows_out(),
         late_dropped: monitor.late_dropped(),
+        skipped: monitor.skipped(),
+        dead_letters: monitor.dead_letters(),
         commits: commits.micros.len(),
         seconds: took.as_secs_f64(),
         cpu_seconds: cpu_seconds(),

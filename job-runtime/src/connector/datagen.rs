@@ -8,13 +8,13 @@ mod values;
 
 use arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow::datatypes::{Field, SchemaRef};
-use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
-use dataflow::worker::Wake;
+use dataflow::source::{PartitionId, SourcePartition};
 
 use self::values::{Filler, Random};
 use super::generated::{GeneratedPartition, Pace, RowMaker, next_row, random};
 use super::options::{self, TableOptions};
-use super::{ConnectorError, SizeHint, SourceFactory};
+use super::stats::Unit;
+use super::{ConnectorError, Opening, SizeHint, SourceFactory};
 
 /// The only partition.
 const PARTITION: &str = "0";
@@ -109,10 +109,10 @@ impl SourceFactory for DatagenFactory {
     fn open(
         &self,
         id: &PartitionId,
-        position: Option<SourcePosition>,
-        wake: Wake,
+        Opening { start, wake, stats }: Opening,
     ) -> Result<Box<dyn SourcePartition>, ConnectorError> {
-        let next = next_row(&self.table, position)?;
+        let next = next_row(&self.table, &start)?;
+        stats.measure(Unit::Records, next, self.rows);
         #[expect(clippy::cast_precision_loss, reason = "a rate need not be exact")]
         let pace = Pace::start(self.rows_per_second as f64, next, wake).map_err(|e| ConnectorError {
             table: self.table.clone(),
@@ -126,6 +126,7 @@ impl SourceFactory for DatagenFactory {
             next,
             rows: self.rows,
             pace: Some(pace),
+            stats,
         }))
     }
 

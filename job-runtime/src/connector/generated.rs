@@ -4,6 +4,7 @@
 //!
 //! Stored position, version 1: `1u8 | number of the next row u64 big-endian`.
 
+use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,7 +13,8 @@ use arrow::array::RecordBatch;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 use dataflow::worker::Wake;
 
-use super::ConnectorError;
+use super::stats::SourceStats;
+use super::{ConnectorError, Start};
 
 const VERSION: u8 = 1;
 /// How often a source with a pace looks at the clock.
@@ -50,6 +52,7 @@ pub(super) struct GeneratedPartition<M> {
     /// How many rows there are; `None` never ends.
     pub(super) rows: Option<u64>,
     pub(super) pace: Option<Pace>,
+    pub(super) stats: Arc<SourceStats>,
 }
 
 impl<M: RowMaker> SourcePartition for GeneratedPartition<M> {
@@ -73,6 +76,7 @@ impl<M: RowMaker> SourcePartition for GeneratedPartition<M> {
             message,
         })?;
         self.next += count as u64;
+        self.stats.at(self.next);
         Ok(SourcePoll::Batch(batch))
     }
 
@@ -84,14 +88,14 @@ impl<M: RowMaker> SourcePartition for GeneratedPartition<M> {
 }
 
 /// The number of the next row of a stored position.
-pub(super) fn next_row(table: &str, position: Option<SourcePosition>) -> Result<u64, ConnectorError> {
-    let next = match position {
-        None => Some(0),
-        Some(SourcePosition::Opaque(bytes)) => match bytes.split_first() {
+pub(super) fn next_row(table: &str, start: &Start) -> Result<u64, ConnectorError> {
+    let next = match start {
+        Start::First | Start::Added => Some(0),
+        Start::At(SourcePosition::Opaque(bytes)) => match bytes.split_first() {
             Some((&VERSION, rest)) => rest.try_into().ok().map(u64::from_be_bytes),
             Some(_) | None => None,
         },
-        Some(SourcePosition::Kafka { .. }) => None,
+        Start::At(SourcePosition::Kafka { .. }) => None,
     };
     next.ok_or_else(|| ConnectorError {
         table: table.to_owned(),

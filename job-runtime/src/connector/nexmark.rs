@@ -9,13 +9,13 @@ mod tests;
 
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
-use dataflow::worker::Wake;
+use dataflow::source::{PartitionId, SourcePartition};
 
 use self::generator::{EVENTS_PER_EPOCH, EventTimes, Generator, Stream};
 use super::generated::{GeneratedPartition, Pace, RowMaker, next_row};
 use super::options::{self, OptionDoc, TableOptions};
-use super::{ConnectorError, SizeHint, SourceFactory};
+use super::stats::Unit;
+use super::{ConnectorError, Opening, SizeHint, SourceFactory};
 
 /// Makes partitions of one of the three streams.
 #[derive(Debug)]
@@ -94,8 +94,7 @@ impl SourceFactory for NexmarkFactory {
     fn open(
         &self,
         id: &PartitionId,
-        position: Option<SourcePosition>,
-        wake: Wake,
+        Opening { start, wake, stats }: Opening,
     ) -> Result<Box<dyn SourcePartition>, ConnectorError> {
         let fail = |message: String| ConnectorError {
             table: self.table.clone(),
@@ -108,7 +107,8 @@ impl SourceFactory for NexmarkFactory {
                 id.0
             ))
         })?;
-        let next = next_row(&self.table, position)?;
+        let next = next_row(&self.table, &start)?;
+        stats.measure(Unit::Records, next, self.rows(split));
         #[expect(clippy::cast_precision_loss, reason = "rates are below 10^9")]
         let pace = self.rate.map(|rate| {
             let share = self.stream.per_epoch() as f64 / EVENTS_PER_EPOCH as f64 / self.splits as f64;
@@ -126,6 +126,7 @@ impl SourceFactory for NexmarkFactory {
             next,
             rows: self.rows(split),
             pace: pace.transpose().map_err(|e| fail(e.to_string()))?,
+            stats,
         }))
     }
 

@@ -10,7 +10,8 @@ use dataflow::graph::{SinkNode, SourceNode};
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
 use super::registry::{self, ConnectorContext};
-use super::{ConnectorError, SinkFactory, SourceFactory};
+use super::stats::SourceStats;
+use super::{ConnectorError, Opening, SinkFactory, SourceFactory, Start};
 
 pub(super) fn schema(columns: &[(&str, DataType)]) -> SchemaRef {
     Arc::new(Schema::new(columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>()))
@@ -65,7 +66,18 @@ pub(super) fn open(
     id: &PartitionId,
     position: Option<SourcePosition>,
 ) -> Result<Box<dyn SourcePartition>, ConnectorError> {
-    factory.open(id, position, Arc::new(|| {}))
+    open_counting(factory, id, position, &Arc::default())
+}
+
+/// As `open`, with counters to look at.
+pub(super) fn open_counting(
+    factory: &dyn SourceFactory,
+    id: &PartitionId,
+    position: Option<SourcePosition>,
+    stats: &Arc<SourceStats>,
+) -> Result<Box<dyn SourcePartition>, ConnectorError> {
+    let start = position.map_or(Start::First, Start::At);
+    factory.open(id, Opening { start, wake: Arc::new(|| {}), stats: Arc::clone(stats) })
 }
 
 /// Polls once, waiting for the reader where needed; `None` is the end.

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,7 +14,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Offset, TopicPartitionList};
 
+use super::ffi;
 use super::properties::KafkaProperties;
+use crate::connector::stats::SourceStats;
 
 /// How long a start waits for the brokers, unless told otherwise.
 pub const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -177,7 +179,11 @@ pub struct ConsumerClient {
     servers: String,
     deadline: Duration,
     serving: Option<Serving>,
+    followed: Followed,
 }
+
+/// Partitions whose end is looked up again and again, and who is told. Bounded by the partitions that are read.
+type Followed = Arc<Mutex<Vec<(String, i32, Weak<SourceStats>)>>>;
 
 /// A thread that takes a client's errors off its queue while partitions are read for a long time; ended and joined when dropped.
 struct Serving {
@@ -206,20 +212,21 @@ impl ConsumerClient {
         }
         let made: Result<BaseConsumer<Watch>, KafkaError> = config.create_with_context(Watch::default());
         let consumer = Arc::new(made.map_err(|e| other("making a client", refused_property(&e)))?);
-        Ok(Self { consumer, servers, deadline, serving: None })
+        Ok(Self { consumer, servers, deadline, serving: None, followed: Followed::default() })
     }
 
-    /// Starts a thread that serves the client's errors, for a client that lives as long as the job.
+    /// Starts a thread that serves the client's errors and tells followed partitions their ends, for a client that lives as long as the job.
     ///
     /// # Errors
     /// When no thread can be started.
     pub fn serve(mut self) -> Result<Self, ConnectError> {
         let stop = Arc::new(AtomicBool::new(false));
-        let (polled, stopped) = (Arc::clone(&self.consumer), Arc::clone(&stop));
+        let (polled, stopped, followed) = (Arc::clone(&self.consumer), Arc::clone(&stop), Arc::clone(&self.followed));
         let serve = move || {
             while !stopped.load(Ordering::Acquire) {
                 // Blocks in the client until there is an event: no records come this way.
                 drop(polled.poll(Duration::from_millis(200)));
+                tell_ends(&polled, &followed);
             }
         };
         let thread = std::thread::Builder::new().name("millstream-kafka".into()).spawn(serve);
@@ -230,6 +237,12 @@ impl ConsumerClient {
         };
         self.serving = Some(Serving { stop, thread: Some(thread.map_err(failed)?) });
         Ok(self)
+    }
+
+    /// From now on `stats` is told where the partition ends, as far as the client knows from its fetches.
+    pub fn follow(&self, topic: &str, partition: i32, stats: &Arc<SourceStats>) {
+        let mut followed = self.followed.lock().unwrap_or_else(PoisonError::into_inner);
+        followed.push((topic.to_owned(), partition, Arc::downgrade(stats)));
     }
 
     /// What the client reported last about its connections.
@@ -348,6 +361,17 @@ impl ConsumerClient {
         }
         Ok(out)
     }
+}
+
+fn tell_ends(consumer: &BaseConsumer<Watch>, followed: &Followed) {
+    let mut followed = followed.lock().unwrap_or_else(PoisonError::into_inner);
+    followed.retain(|(topic, partition, stats)| {
+        let Some(stats) = stats.upgrade() else { return false };
+        if let Some(end) = ffi::known_end(consumer, topic, *partition) {
+            stats.end_at(end);
+        }
+        true
+    });
 }
 
 impl Drop for Serving {

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
-use dataflow::worker::Wake;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::client::{CONNECT_DEADLINE, ConnectError, ConsumerClient, Watch};
@@ -21,7 +20,8 @@ use super::table_properties;
 use crate::connector::format_options::{self, OnError};
 use crate::connector::options::{self, TableOptions};
 use crate::connector::registry::ConnectorContext;
-use crate::connector::{ConnectorError, SourceFactory};
+use crate::connector::stats::{SourceStats, Unit};
+use crate::connector::{ConnectorError, Opening, SourceFactory, Start};
 use crate::format::{BadRecord, Format, RecordDecoder};
 
 /// What all partitions of a table may hold in memory before they are decoded, in KiB.
@@ -179,7 +179,9 @@ impl KafkaSourceFactory {
             ("fetch.queue.backoff.ms", "5"),
             ("auto.offset.reset", "error"),
             ("enable.auto.offset.store", "false"),
-            ("enable.partition.eof", if self.bounded { "true" } else { "false" }),
+            // Behind the last record there may be markers of transactions, which only the end of the partition shows: without it a
+            // source that has read everything would seem to lag, and a bounded one would never end.
+            ("enable.partition.eof", "true"),
         ];
         let client = ConsumerClient::new(&self.properties, &own, CONNECT_DEADLINE)?.serve()?;
         Ok(Shared { client: Arc::new(client), partitions })
@@ -194,21 +196,17 @@ impl KafkaSourceFactory {
     }
 
     /// The offset to start at, and the partition's first and end offsets now.
-    fn start(
-        &self,
-        client: &ConsumerClient,
-        partition: i32,
-        position: Option<SourcePosition>,
-    ) -> Result<(i64, i64), ConnectorError> {
+    fn start(&self, client: &ConsumerClient, partition: i32, start: Start) -> Result<(i64, i64), ConnectorError> {
         let (low, high) = client.watermarks(&self.topic, partition).map_err(|e| self.connect(&e))?;
-        let start = match position {
-            Some(SourcePosition::Kafka { next_offset, .. }) => next_offset,
-            Some(SourcePosition::Opaque(_)) => {
+        let start = match start {
+            Start::At(SourcePosition::Kafka { next_offset, .. }) => next_offset,
+            Start::At(SourcePosition::Opaque(_)) => {
                 return Err(
                     self.error("connector", "the stored position is not one of connector 'kafka'; start with --fresh")
                 );
             }
-            None => self.first_start(client, partition, low, high)?,
+            Start::First => self.first_start(client, partition, low, high)?,
+            Start::Added => low,
         };
         if (low..=high).contains(&start) {
             return Ok((start, high));
@@ -279,11 +277,12 @@ impl SourceFactory for KafkaSourceFactory {
     fn open(
         &self,
         id: &PartitionId,
-        position: Option<SourcePosition>,
-        wake: Wake,
+        Opening { start, wake, stats }: Opening,
     ) -> Result<Box<dyn SourcePartition>, ConnectorError> {
         let (partition, shared) = (self.number(id)?, self.shared()?);
-        let (start, high) = self.start(&shared.client, partition, position)?;
+        let (start, high) = self.start(&shared.client, partition, start)?;
+        stats.measure(Unit::Records, start.cast_unsigned(), Some(high.cast_unsigned()));
+        shared.client.follow(&self.topic, partition, &stats);
         let decoder = self.format.decoder(&self.physical, &self.decoded);
         let decoder = decoder.map_err(|e| self.error(options::FORMAT.key, e.message))?;
         let reader = PartitionReader::start(shared.client.consumer().clone(), &self.topic, partition, start, wake);
@@ -303,6 +302,8 @@ impl SourceFactory for KafkaSourceFactory {
                 on_error: self.on_error,
                 left_out: LeftOut::default(),
                 failed: None,
+                bytes: 0,
+                stats,
             },
         }))
     }
@@ -338,6 +339,9 @@ struct PartitionState {
     on_error: OnError,
     left_out: LeftOut,
     failed: Option<SourceError>,
+    /// Of the records of the running poll.
+    bytes: u64,
+    stats: Arc<SourceStats>,
 }
 
 impl PartitionState {
@@ -352,9 +356,9 @@ impl PartitionState {
                     return;
                 }
                 self.next = offset + 1;
-                if let Some(value) = value
-                    && let Err(bad) = self.decoder.push(value)
-                {
+                let Some(value) = value else { return };
+                self.bytes += value.len() as u64;
+                if let Err(bad) = self.decoder.push(value) {
                     self.bad(offset, &bad);
                 }
             }
@@ -381,6 +385,7 @@ impl PartitionState {
             OnError::Skip => {
                 const AT_MOST_EVERY: Duration = Duration::from_secs(10);
                 self.left_out.count += 1;
+                self.stats.skip();
                 if self.left_out.said.is_none_or(|at| at.elapsed() >= AT_MOST_EVERY) {
                     self.left_out.said = Some(Instant::now());
                     let place = self.place(offset);
@@ -420,6 +425,8 @@ impl SourcePartition for KafkaPartition {
             return Err(failed);
         }
         if state.decoder.rows() > 0 || state.next != before {
+            state.stats.add_bytes(std::mem::take(&mut state.bytes));
+            state.stats.at(state.next.cast_unsigned());
             let place = state.place(state.next);
             let batch = state.decoder.finish();
             let failed = |bad: BadRecord| SourceError { table: state.table.clone(), place, message: bad.to_string() };

@@ -20,11 +20,12 @@ use super::PodConfig;
 use super::counting::{Activity, Counting};
 use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
-use super::monitor::Monitor;
+use super::monitor::{Monitor, SourceView};
 use super::worker_thread::WorkerHandle;
 use crate::commit::local::{LocalCommitLog, LocalLogConfig};
 use crate::commit::{CommitLog, bookkeeping};
-use crate::connector::{ConnectorError, SinkFactory, SinkTarget, SizeHint, SourceFactory, registry};
+use crate::connector::stats::SourceStats;
+use crate::connector::{ConnectorError, Opening, SinkFactory, SinkTarget, SizeHint, SourceFactory, Start, registry};
 use crate::state::directory::{JobIdentity, StateDirectory};
 use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
@@ -37,7 +38,7 @@ const ROWS_PER_POLL: usize = 4096;
 /// Databases that are opened at the same time.
 const OPENERS: usize = 16;
 /// Batches that may wait in one exchange queue.
-const EXCHANGE_BATCHES: usize = 16;
+pub(crate) const EXCHANGE_BATCHES: usize = 16;
 /// A commit is due at this much output, or so many rows, even before its interval is over: memory stays bounded.
 const COMMIT_BYTES: u64 = 64 << 20;
 const COMMIT_ROWS: u64 = 4_000_000;
@@ -68,6 +69,7 @@ struct OpenSink<'a> {
 
 struct OpenSource<'a> {
     node: &'a Node,
+    table: &'a str,
     factory: Box<dyn SourceFactory>,
 }
 
@@ -104,7 +106,7 @@ impl Pod {
             }
         }
         let report = PodReport { resumes: directory.resumes(), size: size(&sources) };
-        let cast = Cast::place(&config, &sinks, &sources, recovered)?;
+        let cast = Cast::place(&config, &sinks, &sources, recovered, monitor)?;
         let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started)?;
         Ok(Self { driver: Driver::new(parts, Arc::clone(monitor), started), report, _directory: directory })
     }
@@ -157,7 +159,8 @@ fn open_sources<'a>(config: &PodConfig, nodes: &'a [Node]) -> Result<Vec<OpenSou
     let mut out = Vec::new();
     for (node, name) in nodes_of(nodes) {
         if let NodeKind::Source(source) = &node.kind {
-            out.push(OpenSource { node, factory: registry::source(table(config, name), source, &config.connectors)? });
+            let factory = registry::source(table(config, name), source, &config.connectors)?;
+            out.push(OpenSource { node, table: name, factory });
         }
     }
     Ok(out)
@@ -220,6 +223,7 @@ impl Cast {
         sinks: &[OpenSink<'_>],
         sources: &[OpenSource<'_>],
         recovered: Recovered,
+        monitor: &Monitor,
     ) -> Result<Self, PodError> {
         let Recovered { log, stores } = recovered;
         let workers = config.workers;
@@ -248,7 +252,7 @@ impl Cast {
         for (store, worker) in stores.into_iter().zip(cast.owner.iter()) {
             cast.stores[*worker].push(Box::new(store));
         }
-        cast.open_partitions(sources, positions)?;
+        cast.open_partitions(sources, positions, monitor)?;
         for (worker, encoders) in cast.encoders.iter_mut().enumerate() {
             for sink in sinks {
                 encoders.push((sink.node.id, sink.factory.encoder(worker)?));
@@ -258,17 +262,31 @@ impl Cast {
     }
 
     /// Partitions go round the workers, each source starting where the last one ended.
-    fn open_partitions(&mut self, sources: &[OpenSource<'_>], mut positions: Positions) -> Result<(), ConnectorError> {
+    fn open_partitions(
+        &mut self,
+        sources: &[OpenSource<'_>],
+        mut positions: Positions,
+        monitor: &Monitor,
+    ) -> Result<(), ConnectorError> {
         let workers = self.partitions.len();
         let mut next = 0;
         for source in sources {
+            let read_before = positions.0.keys().any(|(node, _)| *node == source.node.id);
             for id in source.factory.partitions()? {
                 let worker = next % workers;
                 next += 1;
-                let position = positions.0.remove(&(source.node.id, id.clone()));
-                let partition = source.factory.open(&id, position, self.wake(worker))?;
+                let start = match positions.0.remove(&(source.node.id, id.clone())) {
+                    Some(position) => Start::At(position),
+                    None if read_before => Start::Added,
+                    None => Start::First,
+                };
+                let stats = Arc::<SourceStats>::default();
+                let opening = Opening { start, wake: self.wake(worker), stats: Arc::clone(&stats) };
+                let partition = source.factory.open(&id, opening)?;
+                let (node, table) = (source.node.id, source.table.to_owned());
+                monitor.add_source(SourceView { node, table, partition: id, stats: Arc::clone(&stats) });
                 let activity = Arc::clone(&self.activity[worker]);
-                let counting = Counting::new(partition, activity, std::thread::current());
+                let counting = Counting::new(partition, activity, std::thread::current(), stats);
                 self.partitions[worker].push((source.node.id, Box::new(counting)));
             }
         }
@@ -295,6 +313,7 @@ impl Cast {
     ) -> Result<Parts, PodError> {
         let wakes: Vec<Wake> = (0..config.workers).map(|worker| self.wake(worker)).collect();
         let ports = exchange::ports(&graph, config.workers, EXCHANGE_BATCHES, &wakes);
+        monitor.watch_queues(exchange::gauges(&ports));
         let each =
             ports.into_iter().zip(self.partitions).zip(self.encoders).zip(self.stores).zip(&self.threads).enumerate();
         let mut workers = Vec::new();

@@ -8,6 +8,8 @@ use std::thread::Thread;
 
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
+use crate::connector::stats::SourceStats;
+
 /// What one worker has read, as its driver sees it.
 #[derive(Debug, Default)]
 pub(super) struct Activity {
@@ -44,12 +46,18 @@ pub(super) struct Counting {
     inner: Box<dyn SourcePartition>,
     activity: Arc<Activity>,
     driver: Thread,
+    stats: Arc<SourceStats>,
 }
 
 impl Counting {
-    /// Counts into `activity`; `driver` is unparked when something is read after a pause.
-    pub(super) fn new(inner: Box<dyn SourcePartition>, activity: Arc<Activity>, driver: Thread) -> Self {
-        Self { inner, activity, driver }
+    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause.
+    pub(super) fn new(
+        inner: Box<dyn SourcePartition>,
+        activity: Arc<Activity>,
+        driver: Thread,
+        stats: Arc<SourceStats>,
+    ) -> Self {
+        Self { inner, activity, driver, stats }
     }
 }
 
@@ -61,7 +69,9 @@ impl SourcePartition for Counting {
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
         let found = self.inner.poll(max_rows)?;
         if let SourcePoll::Batch(batch) = &found {
-            self.activity.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
+            let rows = batch.num_rows() as u64;
+            self.activity.rows.fetch_add(rows, Ordering::Relaxed);
+            self.stats.add_records(rows);
             if !self.activity.moved.swap(true, Ordering::AcqRel) {
                 self.driver.unpark();
             }

@@ -8,13 +8,17 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use dataflow::exchange::QueueGauge;
 use dataflow::graph::NodeId;
 use dataflow::sink::SinkPayload;
+use dataflow::source::PartitionId;
 use hdrhistogram::Histogram;
 
 use super::counting::Activity;
 use super::worker_thread::WorkerView;
 use crate::commit::CommitError;
+use crate::connector::SizeHint;
+use crate::connector::stats::SourceStats;
 
 /// A commit that takes longer is counted as this.
 const LONGEST_COMMIT_MICROS: u64 = 600_000_000;
@@ -84,6 +88,19 @@ pub struct CommitStats {
     pub first_after: Option<Duration>,
 }
 
+/// A source partition and its counters.
+#[derive(Clone, Debug)]
+pub struct SourceView {
+    /// The source node.
+    pub node: NodeId,
+    /// Its table.
+    pub table: String,
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its counters.
+    pub stats: Arc<SourceStats>,
+}
+
 /// What the worker threads share with the monitor.
 struct WorkerLink {
     view: Arc<Mutex<WorkerView>>,
@@ -98,6 +115,8 @@ pub struct Monitor {
     beat_ms: AtomicU64,
     running: AtomicBool,
     workers: OnceLock<Vec<WorkerLink>>,
+    sources: Mutex<Vec<SourceView>>,
+    queues: OnceLock<Vec<QueueGauge>>,
     sinks: Mutex<BTreeMap<u32, SinkCount>>,
     commits: Mutex<CommitStats>,
 }
@@ -115,6 +134,8 @@ impl Monitor {
             beat_ms: AtomicU64::new(0),
             running: AtomicBool::new(false),
             workers: OnceLock::new(),
+            sources: Mutex::default(),
+            queues: OnceLock::new(),
             sinks: Mutex::default(),
             commits: Mutex::new(stats),
         }
@@ -147,6 +168,44 @@ impl Monitor {
     /// Rows read by all workers.
     pub fn rows_in(&self) -> u64 {
         self.workers.get().map_or(0, |workers| workers.iter().map(|worker| worker.activity.rows()).sum())
+    }
+
+    /// All source partitions of the pod.
+    pub fn sources(&self) -> Vec<SourceView> {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Records that are there and not read yet, over the partitions that know; `None` if none does.
+    pub fn lag_records(&self) -> Option<u64> {
+        let lag = |source: &SourceView| match source.stats.lag()? {
+            SizeHint::Rows(rows) => Some(rows),
+            SizeHint::Bytes(_) => None,
+        };
+        self.sources().iter().filter_map(lag).reduce(|a, b| a + b)
+    }
+
+    /// How far all partitions are together, in the unit of `total`.
+    pub fn done(&self, total: SizeHint) -> u64 {
+        let done = |source: &SourceView| match (source.stats.done()?, total) {
+            (SizeHint::Rows(done), SizeHint::Rows(_)) | (SizeHint::Bytes(done), SizeHint::Bytes(_)) => Some(done),
+            (SizeHint::Rows(_), SizeHint::Bytes(_)) | (SizeHint::Bytes(_), SizeHint::Rows(_)) => None,
+        };
+        self.sources().iter().filter_map(done).sum()
+    }
+
+    /// Records that did not fit and were left out.
+    pub fn skipped(&self) -> u64 {
+        self.sources().iter().map(|source| source.stats.skipped()).sum()
+    }
+
+    /// Records that did not fit and became dead letters.
+    pub fn dead_letters(&self) -> u64 {
+        self.sources().iter().map(|source| source.stats.dead_letters()).sum()
+    }
+
+    /// The queues between the workers.
+    pub fn queues(&self) -> &[QueueGauge] {
+        self.queues.get().map_or(&[], Vec::as_slice)
     }
 
     /// Per sink node, what it was given.
@@ -184,6 +243,14 @@ impl Monitor {
     pub(super) fn attach(&self, driver: Thread) {
         // Only the first driver of a process attaches.
         let _ = self.driver.set(driver);
+    }
+
+    pub(super) fn add_source(&self, source: SourceView) {
+        self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(source);
+    }
+
+    pub(super) fn watch_queues(&self, queues: Vec<QueueGauge>) {
+        let _ = self.queues.set(queues);
     }
 
     pub(super) fn start(&self, workers: impl Iterator<Item = (Arc<Mutex<WorkerView>>, Arc<Activity>)>) {

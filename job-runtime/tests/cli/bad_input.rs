@@ -152,6 +152,7 @@ fn malformed_record_is_skipped_and_counted_if_the_table_says_so() {
     workshop.write("orders.csv", &ORDERS.replace("150", "many"));
     let outcome = run(&workshop);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("1 record did not fit: left out"), "{}", outcome.stderr);
     assert_eq!(workshop.read("large.jsonl").lines().count(), 1);
 }
 
@@ -162,6 +163,7 @@ fn malformed_record_goes_to_the_dead_letter_file_if_the_table_says_so() {
     workshop.write("orders.csv", &ORDERS.replace("150", "many"));
     let outcome = run(&workshop);
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("1 record did not fit: dead letters"), "{}", outcome.stderr);
     assert_eq!(workshop.read("large.jsonl").lines().count(), 1);
     assert!(workshop.read("bad.jsonl").contains("2,many,2024-03-01 10:00:01"));
 }

@@ -1,5 +1,6 @@
 //! `millstream pod` as the operator starts it: probes, metrics and status while it works, SIGTERM, and its last words.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 
@@ -62,11 +63,21 @@ fn probes_metrics_and_status_tell_how_it_goes_and_sigterm_ends_it_well() {
     let told = status();
     assert_eq!((&told["phase"], &told["revision"]), (&json!("Running"), &json!("6f1c9a7e")));
     let metrics = get(pod.health, "/metrics").unwrap().1;
+    // What the book lists is what there is.
+    let page = include_str!("../../../docs/src/reference/metrics.md");
+    let first_cell = |line: &str| Some(line.strip_prefix("| `")?.split_once('`')?.0.to_owned());
+    let listed: BTreeSet<String> = page.lines().filter_map(first_cell).collect();
+    let name = |line: &str| line.strip_prefix("# HELP ")?.split(' ').next().map(str::to_owned);
+    let served = metrics.lines().filter_map(name).filter(|name| !name.starts_with("process_"));
+    let unlisted: Vec<String> = served.filter(|name| !listed.contains(name)).collect();
+    assert!(unlisted.is_empty(), "{unlisted:?} are not in the book");
     for name in
-        ["millstream_source_records_total", "millstream_commit_total", "millstream_worker_busy_microseconds_total"]
+        ["millstream_source_records_total", "millstream_source_lag_records", "millstream_worker_busy_seconds_total"]
     {
         assert!(metrics.contains(&format!("# HELP {name} ")), "no {name} in {metrics}");
     }
+    assert!(metrics.contains("millstream_commit_duration_seconds_bucket{job=\"ticks\",pod=\"ticks-0\",revision=\"6f1c9a7e\",le=\"0.001\"}"), "{metrics}");
+    assert!(told["lagRows"].is_u64(), "{told}");
     assert!(metrics.contains("job=\"ticks\",pod=\"ticks-0\",revision=\"6f1c9a7e\""), "{metrics}");
     running.signal("TERM");
     let outcome = running.end();

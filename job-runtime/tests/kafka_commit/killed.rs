@@ -10,6 +10,7 @@ use dataflow::source::{PartitionId, SourcePoll, SourcePosition};
 use dataflow::state::ShardStore;
 use dataflow::worker::CommitId;
 use job_runtime::commit::{CommitLog, CommitRequest};
+use job_runtime::connector::{Opening, Start};
 use job_runtime::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
 use crate::broker::{Reader, config, create_topic, start, unique};
@@ -43,7 +44,9 @@ fn copying_process() {
     let factory =
         factory(input, &[("scan.startup.mode", "earliest-offset"), ("scan.bounded.mode", "latest-offset")]).unwrap();
     let wake = Arc::new(move || wake.try_send(()).unwrap_or_default());
-    let mut partition = factory.open(&PartitionId(format!("{input}-0")), position, wake).unwrap();
+    let start = position.map_or(Start::First, Start::At);
+    let opening = Opening { start, wake, stats: Arc::default() };
+    let mut partition = factory.open(&PartitionId(format!("{input}-0")), opening).unwrap();
     let mut count: i64 = get(&stores[3], "count").map_or(0, |text| text.parse().unwrap());
     let mut id = 0;
     loop {

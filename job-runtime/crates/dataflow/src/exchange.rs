@@ -7,7 +7,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
 
 use arrow::array::UInt32Array;
@@ -42,6 +42,30 @@ pub(crate) struct ExchangeEnds {
     pub(crate) receivers: Vec<QueueReceiver>,
 }
 
+/// How full one queue is, for metrics.
+#[derive(Clone, Debug)]
+pub struct QueueGauge {
+    /// The exchange.
+    pub node: NodeId,
+    /// The receiving worker.
+    pub to: usize,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl QueueGauge {
+    /// Elements that wait in the queue.
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+}
+
+/// A gauge for every queue.
+pub fn gauges(ports: &[ExchangePorts]) -> Vec<QueueGauge> {
+    let ends = ports.iter().flat_map(|port| &port.exchanges);
+    let gauge = |node, sender: &QueueSender| QueueGauge { node, to: sender.to, waiting: Arc::clone(&sender.waiting) };
+    ends.flat_map(|ends| ends.senders.iter().map(|sender| gauge(ends.node, sender))).collect()
+}
+
 /// Makes the queues of a job, `capacity` elements each; element `i` of the result belongs to worker `i`. `wakes[i]` wakes worker `i`.
 ///
 /// # Panics
@@ -72,10 +96,16 @@ pub fn ports(graph: &JobGraph, workers: usize, capacity: usize, wakes: &[Wake]) 
 
 fn queue(capacity: usize, from: usize, to: usize, wakes: &[Wake]) -> (QueueSender, QueueReceiver) {
     let (sender, receiver) = sync_channel(capacity);
-    let full = Arc::new(AtomicBool::new(false));
-    let sender =
-        QueueSender { queue: sender, held: VecDeque::new(), full: Arc::clone(&full), wake: Arc::clone(&wakes[to]), to };
-    (sender, QueueReceiver { queue: receiver, full, wake: Arc::clone(&wakes[from]), from })
+    let (full, waiting) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    let sender = QueueSender {
+        queue: sender,
+        held: VecDeque::new(),
+        full: Arc::clone(&full),
+        waiting: Arc::clone(&waiting),
+        wake: Arc::clone(&wakes[to]),
+        to,
+    };
+    (sender, QueueReceiver { queue: receiver, full, waiting, wake: Arc::clone(&wakes[from]), from })
 }
 
 /// The sending end: elements that do not fit are held here, in order.
@@ -84,6 +114,8 @@ pub(crate) struct QueueSender {
     held: VecDeque<Element>,
     /// Set while something is held: the receiver wakes us when it has taken something.
     full: Arc<AtomicBool>,
+    /// Elements in the queue, for metrics only.
+    waiting: Arc<AtomicUsize>,
     wake: Wake,
     to: usize,
 }
@@ -125,9 +157,14 @@ impl QueueSender {
     }
 
     fn try_send(&self, element: Element) -> Result<Option<Element>, PeerGone> {
+        // Counted before it is there, so that the receiver never counts below zero.
+        self.waiting.fetch_add(1, Ordering::Relaxed);
         match self.queue.try_send(element) {
             Ok(()) => Ok(None),
-            Err(TrySendError::Full(element)) => Ok(Some(element)),
+            Err(TrySendError::Full(element)) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
+                Ok(Some(element))
+            }
             Err(TrySendError::Disconnected(_)) => Err(PeerGone { worker: self.to }),
         }
     }
@@ -137,6 +174,7 @@ impl QueueSender {
 pub(crate) struct QueueReceiver {
     queue: Receiver<Element>,
     full: Arc<AtomicBool>,
+    waiting: Arc<AtomicUsize>,
     wake: Wake,
     from: usize,
 }
@@ -146,6 +184,7 @@ impl QueueReceiver {
     pub(crate) fn receive(&mut self) -> Result<Option<Element>, PeerGone> {
         match self.queue.try_recv() {
             Ok(element) => {
+                self.waiting.fetch_sub(1, Ordering::Relaxed);
                 if self.full.swap(false, Ordering::SeqCst) {
                     (self.wake)();
                 }

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, SyncSender, TryRecvError, channel, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,6 +15,7 @@ use dataflow::worker::Wake;
 use super::position::{FilePosition, Identity, Prefix};
 use super::records::{RecordEnd, Splitter};
 use super::{Compression, explain};
+use crate::connector::stats::SourceStats;
 
 /// How much is read at a time.
 const CHUNK: usize = 256 << 10;
@@ -32,6 +34,8 @@ pub(super) struct Chunk {
     /// A prefix of the file that ends at or before the chunk.
     pub(super) check: Prefix,
     pub(super) identity: Identity,
+    /// Bytes of the file as stored, up to the chunk's end (compressed: about).
+    pub(super) stored: u64,
 }
 
 #[derive(Debug)]
@@ -70,11 +74,11 @@ pub(super) struct Reader {
 
 impl Reader {
     /// Starts reading at a position whose file has been checked.
-    pub(super) fn start(spec: FileSpec, from: FilePosition, wake: Wake) -> io::Result<Reader> {
+    pub(super) fn start(spec: FileSpec, from: FilePosition, wake: Wake, stats: Arc<SourceStats>) -> io::Result<Reader> {
         let (events_in, events) = sync_channel(CHUNKS_WAITING);
         let (stop, stopped) = channel();
         let thread = std::thread::Builder::new().name("file-reader".to_owned()).spawn(move || {
-            let mut run = Run { spec, from, events: events_in, stopped, wake };
+            let mut run = Run { spec, from, events: events_in, stopped, wake, stats };
             let last = match run.read() {
                 Ok(()) => Event::End,
                 Err(Stop::Asked) => return,
@@ -124,6 +128,8 @@ struct Run {
     events: SyncSender<Event>,
     stopped: Receiver<()>,
     wake: Wake,
+    /// Told how long the file is.
+    stats: Arc<SourceStats>,
 }
 
 impl Run {
@@ -164,7 +170,13 @@ impl Run {
             let check = Prefix { len: checked, crc: crc.clone().finalize() };
             crc.update(&buffer);
             let identity = Identity::of(&handle.metadata().map_err(failed)?);
-            let chunk = Chunk { bytes: buffer, ends: std::mem::take(&mut ends), offset: checked, check, identity };
+            self.stats.end_at(identity.size);
+            let stored = match self.spec.compression {
+                Compression::None => checked + taken as u64,
+                Compression::Gzip | Compression::Zstd => (&handle).stream_position().map_err(failed)?,
+            };
+            let ends = std::mem::take(&mut ends);
+            let chunk = Chunk { bytes: buffer, ends, offset: checked, check, identity, stored };
             self.events.send(Event::Chunk(chunk)).map_err(|_| Stop::Asked)?;
             (self.wake)();
             self.spec.splitter.taken(taken);
@@ -184,6 +196,7 @@ impl Run {
         if size < seen {
             return Err(Stop::Failed(format!("the file became shorter while it was read: {seen} bytes, now {size}")));
         }
+        self.stats.end_at(size);
         Ok(())
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
-use dataflow::worker::Wake;
 
 use super::dead_letter::{DeadLetters, Letter};
 use super::position::{FilePosition, Identity, Prefix};
@@ -18,7 +17,8 @@ use super::{Compression, explain, path_of};
 use crate::connector::format_options::{self, OnError};
 use crate::connector::options::{self, TableOptions};
 use crate::connector::registry::ConnectorContext;
-use crate::connector::{ConnectorError, SizeHint, SourceFactory};
+use crate::connector::stats::{SourceStats, Unit};
+use crate::connector::{ConnectorError, Opening, SizeHint, SourceFactory, Start};
 use crate::format::{BadRecord, Format, RecordDecoder};
 
 /// Opens the files of a table.
@@ -129,8 +129,7 @@ impl SourceFactory for FileSourceFactory {
     fn open(
         &self,
         id: &PartitionId,
-        position: Option<SourcePosition>,
-        wake: Wake,
+        Opening { start, wake, stats }: Opening,
     ) -> Result<Box<dyn SourcePartition>, ConnectorError> {
         let Some((file, compression)) = self.compression.iter().find(|(f, _)| file_name(f) == id.0) else {
             let message = format!(
@@ -153,9 +152,11 @@ impl SourceFactory for FileSourceFactory {
         let wants_header = matches!(&self.format, Format::Csv(csv) if csv.header);
         let header = if wants_header { self.header(&spec, &mut decoder)? } else { None };
         let (offset, lines) = header.unwrap_or((0, 0));
-        let from = match position {
-            None => FilePosition { offset, line: lines + 1, check: Prefix { len: 0, crc: 0 }, identity },
-            Some(position) => {
+        let from = match start {
+            Start::First | Start::Added => {
+                FilePosition { offset, line: lines + 1, check: Prefix { len: 0, crc: 0 }, identity }
+            }
+            Start::At(position) => {
                 let at = decode_position(&position).ok_or_else(|| {
                     self.fail(
                         &options::PATH,
@@ -171,7 +172,10 @@ impl SourceFactory for FileSourceFactory {
             let rewound = letters.rewind(&file.display().to_string(), from.line);
             rewound.map_err(|e| self.fail(&options::DEAD_LETTER_PATH, explain("write", letters.path(), &e)))?;
         }
-        let reader = Reader::start(spec, from, wake).map_err(|e| self.fail(&options::PATH, e.to_string()))?;
+        let place = if *compression == Compression::None { from.offset } else { 0 };
+        stats.measure(Unit::Bytes, place, Some(identity.size));
+        let reader = Reader::start(spec, from, wake, Arc::clone(&stats));
+        let reader = reader.map_err(|e| self.fail(&options::PATH, e.to_string()))?;
         Ok(Box::new(FilePartition {
             id: id.clone(),
             table: self.table.clone(),
@@ -186,6 +190,7 @@ impl SourceFactory for FileSourceFactory {
             on_error: self.on_error,
             dead_letters: self.dead_letters.clone(),
             left_out: LeftOut::default(),
+            stats,
         }))
     }
 
@@ -290,6 +295,7 @@ struct FilePartition {
     on_error: OnError,
     dead_letters: Option<Arc<Mutex<DeadLetters>>>,
     left_out: LeftOut,
+    stats: Arc<SourceStats>,
 }
 
 impl FilePartition {
@@ -340,8 +346,9 @@ impl FilePartition {
                 let advice = "mend the record, or set 'on-error' = 'skip' or 'dead-letter'";
                 return Err(self.error(line, format!("{bad}; {advice}")));
             }
-            OnError::Skip => {}
+            OnError::Skip => self.stats.skip(),
             OnError::DeadLetter => {
+                self.stats.dead_letter();
                 let error = bad.to_string();
                 let letter = Letter { file: &self.file, line, error: &error, record };
                 self.with_letters(|letters| letters.write(&letter))?;
@@ -386,6 +393,8 @@ impl SourcePartition for FilePartition {
             };
             if self.decode(&mut current, &mut budget)? {
                 self.current = Some(current);
+            } else {
+                self.stats.at(current.chunk.stored);
             }
         }
         if self.left_out.count > bad_before && self.on_error == OnError::DeadLetter {
@@ -393,12 +402,14 @@ impl SourcePartition for FilePartition {
             self.with_letters(DeadLetters::sync)?;
         }
         if self.position.offset > before {
+            self.stats.add_bytes(self.position.offset - before);
             let batch = self.decoder.finish().map_err(|bad| self.error(self.position.line, bad.to_string()))?;
             return Ok(SourcePoll::Batch(batch));
         }
         if !self.ended {
             return Ok(SourcePoll::Pending);
         }
+        self.stats.at_end();
         if self.left_out.count > 0 {
             tracing::warn!(table = self.table, file = self.file, left_out = self.left_out.count, "file ended");
         }

@@ -126,6 +126,19 @@ impl<C: ConsumerContext + 'static> Drop for PartitionReader<C> {
     }
 }
 
+/// The end of a partition (its high watermark) as the client saw it with its last fetch; asks no broker. `None` before the first fetch.
+pub fn known_end<C: ConsumerContext>(consumer: &BaseConsumer<C>, topic: &str, partition: i32) -> Option<u64> {
+    let topic = c_string(topic).ok()?;
+    let (mut low, mut high) = (-1, -1);
+    // SAFETY: the client lives as long as the consumer; the name and both places live until the call returns.
+    let result = unsafe {
+        let client = consumer.client().native_ptr();
+        c::rd_kafka_get_watermark_offsets(client, topic.as_ptr(), partition, &raw mut low, &raw mut high)
+    };
+    let known = result == c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR;
+    known.then_some(high).and_then(|high| u64::try_from(high).ok())
+}
+
 /// # Safety
 /// The message's pointers are valid for its lengths while the result is used.
 unsafe fn fetched(message: &c::rd_kafka_message_t) -> Fetched<'_> {

@@ -2,12 +2,15 @@
 
 use std::io::Write;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::{AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type, SchemaRef};
 use dataflow::source::{PartitionId, SourcePartition};
 
-use crate::connector::testing::{drain, open, poll, schema, source, table};
+use crate::connector::SizeHint;
+use crate::connector::stats::SourceStats;
+use crate::connector::testing::{drain, open, open_counting, poll, schema, source, table};
 
 const CSV: [(&str, &str); 4] =
     [("connector", "filesystem"), ("format", "csv"), ("path", "in.csv"), ("csv.header", "true")];
@@ -139,6 +142,27 @@ fn each_bad_record_is_in_the_dead_letter_file_once_after_restarts() {
     assert_eq!(lines, (0..40).filter(|i| i % 3 == 0).map(|i| i + 2).collect::<Vec<_>>());
     assert_eq!(letters[1]["record"], "bad3,x");
     assert_eq!(letters[1]["error"], "column a: 'bad3' is no BIGINT");
+}
+
+#[test]
+fn a_partition_tells_how_far_it_is_and_what_it_left_out() {
+    let dir = tempfile::tempdir().unwrap();
+    let text: String = std::iter::once("a,b\n".to_owned()).chain((0..90_000).map(|i| format!("{i},x\n"))).collect();
+    let text = text.replace("\n77,x", "\nbad,x");
+    std::fs::write(dir.path().join("in.csv"), &text).unwrap();
+    std::fs::write(dir.path().join("in.csv.gz"), gzip(text.as_bytes())).unwrap();
+    for name in ["in.csv", "in.csv.gz"] {
+        let options = [&CSV[..2], &[("path", name), CSV[3], ("on-error", "skip")]].concat();
+        let factory = source(&table(&columns(), &options), &columns(), dir.path()).unwrap();
+        let size = std::fs::metadata(dir.path().join(name)).unwrap().len();
+        let stats = Arc::<SourceStats>::default();
+        let mut partition = open_counting(factory.as_ref(), &one(name), None, &stats).unwrap();
+        let Some(SizeHint::Bytes(at_first)) = stats.lag() else { panic!("a file knows its length") };
+        assert!(at_first > 0 && at_first <= size, "{at_first} of {size}");
+        drain(partition.as_mut(), 1000).unwrap();
+        assert_eq!((stats.lag(), stats.done()), (Some(SizeHint::Bytes(0)), Some(SizeHint::Bytes(size))), "{name}");
+        assert_eq!((stats.bytes(), stats.skipped(), stats.dead_letters()), (text.len() as u64 - 4, 1, 0), "{name}");
+    }
 }
 
 #[test]
