@@ -30,6 +30,11 @@ pub trait CommitLog: Send {
     /// # Errors
     /// See [`CommitError`].
     fn write(&mut self, topic: &str, chunk: &SinkChunk) -> Result<(), CommitError>;
+    /// A record for another pod of the job, to a partition of an internal topic, in the log's own transaction. The local form refuses.
+    ///
+    /// # Errors
+    /// See [`CommitError`].
+    fn send(&mut self, topic: &str, partition: i32, record: &[u8]) -> Result<(), CommitError>;
     /// Makes the interval durable; returns where each changed shard's changes stand.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ mod counting;
 mod driver;
 mod error;
 pub mod monitor;
+mod shuffle;
 mod worker_thread;
 
 use std::path::PathBuf;

@@ -1,9 +1,10 @@
-//! Source positions and sink tickets as state: changes of shard 0, so that they are durable with everything else of a commit.
+//! Source positions and sink tickets as state: changes of one shard, so that they are durable with everything else of a commit.
 //!
-//! Owns their layout. They belong to no key and live in shard 0, key group 0.
+//! Owns their layout and their place. They belong to no key: each pod keeps its own in its [`Home`], the first key group of the first shard
+//! that it owns. Of a job of one pod that is key group 0 of shard 0.
 //!
 //! # Keys
-//! State key prefix (key group 0, `OperatorUid::POSITIONS` or `OperatorUid::TICKETS`), then `node uid u32 BE`, then the partition's name in
+//! State key prefix (the home's key group, `OperatorUid::POSITIONS` or `OperatorUid::TICKETS`), then `node uid u32 BE`, then the partition's name in
 //! UTF-8 (positions) or the ticket's key (tickets). The node is named by its stable uid, not its place in the graph: it survives an upgrade.
 //!
 //! # Values, version 1
@@ -11,14 +12,26 @@
 //! - ticket: `1 | the sink's own bytes`
 
 use dataflow::graph::OperatorUid;
-use dataflow::key::{KeyGroup, ShardId};
+use dataflow::key::{KeyGroup, ShardId, Shards};
 use dataflow::source::{PartitionId, SourcePosition};
 use dataflow::state::{ChangeBatch, STATE_KEY_PREFIX, ShardStore, StateError, state_key_prefix};
 
 use crate::connector::Ticket;
 
-/// The shard that holds positions and tickets.
-pub const SHARD: ShardId = ShardId(0);
+/// Where a pod keeps its positions and tickets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Home {
+    /// The shard.
+    pub shard: ShardId,
+    group: KeyGroup,
+}
+
+impl Home {
+    /// In the first of the shards that a pod owns.
+    pub fn new(shards: Shards, first: ShardId) -> Self {
+        Self { shard: first, group: KeyGroup(shards.groups(first).start) }
+    }
+}
 
 const VERSION: u8 = 1;
 const KAFKA: u8 = 1;
@@ -55,14 +68,20 @@ impl From<StateError> for BookkeepingError {
     }
 }
 
-/// Adds the position of a source partition to the changes of shard 0.
-pub fn put_position(changes: &mut ChangeBatch, node: OperatorUid, partition: &PartitionId, position: &SourcePosition) {
-    changes.put(&key(OperatorUid::POSITIONS, node, partition.0.as_bytes()), &encode_position(position));
+/// Adds the position of a source partition to the changes of the home's shard.
+pub fn put_position(
+    changes: &mut ChangeBatch,
+    home: Home,
+    node: OperatorUid,
+    partition: &PartitionId,
+    position: &SourcePosition,
+) {
+    changes.put(&key(home, OperatorUid::POSITIONS, node, partition.0.as_bytes()), &encode_position(position));
 }
 
-/// Adds a ticket to the changes of shard 0; a ticket without a value removes its key.
-pub fn put_ticket(changes: &mut ChangeBatch, node: OperatorUid, ticket: &Ticket) {
-    let key = key(OperatorUid::TICKETS, node, &ticket.key);
+/// Adds a ticket to the changes of the home's shard; a ticket without a value removes its key.
+pub fn put_ticket(changes: &mut ChangeBatch, home: Home, node: OperatorUid, ticket: &Ticket) {
+    let key = key(home, OperatorUid::TICKETS, node, &ticket.key);
     if ticket.value.is_empty() {
         changes.delete(&key);
     } else {
@@ -73,31 +92,32 @@ pub fn put_ticket(changes: &mut ChangeBatch, node: OperatorUid, ticket: &Ticket)
 /// All stored positions of a source node, by partition name.
 ///
 /// # Errors
-/// When the store of shard 0 cannot be read, or an entry is damaged or newer.
+/// When the home's store cannot be read, or an entry is damaged or newer.
 pub fn positions(
     store: &dyn ShardStore,
+    home: Home,
     node: OperatorUid,
 ) -> Result<Vec<(PartitionId, SourcePosition)>, BookkeepingError> {
     let entry = |name: &[u8], value: &[u8]| {
         let name = std::str::from_utf8(name).map_err(|_| BookkeepingError::Damaged { what: "position" })?;
         Ok((PartitionId(name.to_owned()), decode_position(value)?))
     };
-    entries(store, OperatorUid::POSITIONS, node, entry)
+    entries(store, home, OperatorUid::POSITIONS, node, entry)
 }
 
 /// All tickets of a sink node, by key.
 ///
 /// # Errors
-/// When the store of shard 0 cannot be read, or an entry is damaged or newer.
-pub fn tickets(store: &dyn ShardStore, node: OperatorUid) -> Result<Vec<Ticket>, BookkeepingError> {
+/// When the home's store cannot be read, or an entry is damaged or newer.
+pub fn tickets(store: &dyn ShardStore, home: Home, node: OperatorUid) -> Result<Vec<Ticket>, BookkeepingError> {
     let entry =
         |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value)?.to_vec() });
-    entries(store, OperatorUid::TICKETS, node, entry)
+    entries(store, home, OperatorUid::TICKETS, node, entry)
 }
 
-fn key(kind: OperatorUid, node: OperatorUid, user: &[u8]) -> Vec<u8> {
+fn key(home: Home, kind: OperatorUid, node: OperatorUid, user: &[u8]) -> Vec<u8> {
     let mut key = Vec::with_capacity(USER_KEY + user.len());
-    state_key_prefix(KeyGroup(0), kind, &mut key);
+    state_key_prefix(home.group, kind, &mut key);
     key.extend_from_slice(&node.0.to_be_bytes());
     key.extend_from_slice(user);
     key
@@ -105,12 +125,13 @@ fn key(kind: OperatorUid, node: OperatorUid, user: &[u8]) -> Vec<u8> {
 
 fn entries<T>(
     store: &dyn ShardStore,
+    home: Home,
     kind: OperatorUid,
     node: OperatorUid,
     mut read: impl FnMut(&[u8], &[u8]) -> Result<T, BookkeepingError>,
 ) -> Result<Vec<T>, BookkeepingError> {
     let mut out = Vec::new();
-    store.scan(&key(kind, node, b""), &mut |key, value| out.push(read(&key[USER_KEY..], value)))?;
+    store.scan(&key(home, kind, node, b""), &mut |key, value| out.push(read(&key[USER_KEY..], value)))?;
     out.into_iter().collect()
 }
 
@@ -182,23 +203,31 @@ mod tests {
     #[test]
     fn positions_and_tickets_of_one_node_are_found_and_others_left_out() {
         let dir = tempfile::tempdir().unwrap();
-        let mut store = RocksDatabases::new(dir.path(), RocksConfig::default()).unwrap().open(SHARD).unwrap();
+        let home = Home::new(Shards::new(4).unwrap(), ShardId(2));
+        let mut store = RocksDatabases::new(dir.path(), RocksConfig::default()).unwrap().open(home.shard).unwrap();
         let (a, b) = (OperatorUid(20), OperatorUid(21));
         let name = |n: &str| PartitionId(n.to_owned());
         let kafka = SourcePosition::Kafka { topic: "flights".into(), partition: 3, next_offset: 77 };
         let mut changes = ChangeBatch::new();
-        put_position(&mut changes, a, &name("flights-3"), &kafka);
-        put_position(&mut changes, a, &name("flights-1"), &SourcePosition::Opaque(vec![1, 2]));
-        put_position(&mut changes, b, &name("flights-9"), &kafka);
+        put_position(&mut changes, home, a, &name("flights-3"), &kafka);
+        put_position(&mut changes, home, a, &name("flights-1"), &SourcePosition::Opaque(vec![1, 2]));
+        put_position(&mut changes, home, b, &name("flights-9"), &kafka);
         let ticket = |key: &[u8], value: &[u8]| Ticket { key: key.to_vec(), value: value.to_vec() };
-        put_ticket(&mut changes, a, &ticket(b"w0", b"part-1:17"));
-        put_ticket(&mut changes, a, &ticket(b"w1", b"gone"));
-        put_ticket(&mut changes, a, &ticket(b"w1", b""));
+        put_ticket(&mut changes, home, a, &ticket(b"w0", b"part-1:17"));
+        put_ticket(&mut changes, home, a, &ticket(b"w1", b"gone"));
+        put_ticket(&mut changes, home, a, &ticket(b"w1", b""));
         store.apply(&changes, LogOffset(1)).unwrap();
-        let found = positions(&store, a).unwrap();
+        let found = positions(&store, home, a).unwrap();
         assert_eq!(found, [(name("flights-1"), SourcePosition::Opaque(vec![1, 2])), (name("flights-3"), kafka)]);
-        assert_eq!(tickets(&store, a).unwrap(), [ticket(b"w0", b"part-1:17")]);
-        assert_eq!(tickets(&store, b).unwrap(), []);
+        assert_eq!(tickets(&store, home, a).unwrap(), [ticket(b"w0", b"part-1:17")]);
+        assert_eq!(tickets(&store, home, b).unwrap(), []);
+    }
+
+    #[test]
+    fn the_home_of_a_single_pod_is_key_group_0_of_shard_0() {
+        let home = Home::new(Shards::new(16).unwrap(), ShardId(0));
+        assert_eq!((home.shard, home.group), (ShardId(0), KeyGroup(0)));
+        assert_eq!(key(home, OperatorUid::POSITIONS, OperatorUid(1), b"p"), [0, 0, 0, 0, 0, 0, 0, 0, 0, 1, b'p']);
     }
 
     #[test]

@@ -289,6 +289,15 @@ impl CommitLog for KafkaCommitLog {
         self.closing(result)
     }
 
+    fn send(&mut self, topic: &str, partition: i32, record: &[u8]) -> Result<(), CommitError> {
+        self.open()?;
+        let result = self.begin().and_then(|()| {
+            let produced = self.producer.raw().produce(topic, partition, record, 0, Instant::now() + STEP_DEADLINE);
+            produced.map_err(|e| self.refused(&format!("topic {topic}"), &e))
+        });
+        self.closing(result)
+    }
+
     fn commit(&mut self, request: CommitRequest) -> Result<AppliedOffsets, CommitError> {
         self.open()?;
         self.last = CommitId(request.id.0.saturating_sub(1));

@@ -238,6 +238,12 @@ impl CommitLog for LocalCommitLog {
         })
     }
 
+    fn send(&mut self, topic: &str, _: i32, _: &[u8]) -> Result<(), CommitError> {
+        Err(CommitError::Fatal {
+            message: format!("rows for topic {topic} were given to the local commit log (a bug of Millstream)"),
+        })
+    }
+
     fn commit(&mut self, request: CommitRequest) -> Result<AppliedOffsets, CommitError> {
         if let Some(message) = &self.broken {
             return Err(CommitError::Fatal { message: format!("an earlier commit failed: {message}") });

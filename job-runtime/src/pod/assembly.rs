@@ -22,8 +22,9 @@ use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
 use super::monitor::{Monitor, SourceView};
 use super::worker_thread::WorkerHandle;
+use crate::commit::CommitLog;
+use crate::commit::bookkeeping::{self, Home};
 use crate::commit::local::{LocalCommitLog, LocalLogConfig};
-use crate::commit::{CommitLog, bookkeeping};
 use crate::connector::stats::SourceStats;
 use crate::connector::{ConnectorError, Opening, SinkFactory, SinkTarget, SizeHint, SourceFactory, Start, registry};
 use crate::state::directory::{JobIdentity, StateDirectory};
@@ -102,7 +103,8 @@ impl Pod {
         let sources = open_sources(&config, &graph.nodes)?;
         for sink in &mut sinks {
             if let SinkTarget::External(external) = &mut sink.target {
-                external.recover(&bookkeeping::tickets(&recovered.stores[0], sink.node.uid)?)?;
+                let home = Home::new(config.shards, recovered.stores[0].shard());
+                external.recover(&bookkeeping::tickets(&recovered.stores[0], home, sink.node.uid)?)?;
             }
         }
         let report = PodReport { resumes: directory.resumes(), size: size(&sources) };
@@ -206,6 +208,7 @@ fn size(sources: &[OpenSource<'_>]) -> Option<SizeHint> {
 
 /// Who does what: partitions and shards placed on workers, everything opened, no thread started yet.
 struct Cast {
+    home: Home,
     log: Box<dyn CommitLog>,
     log_offsets: Vec<NodeId>,
     owner: Arc<[usize]>,
@@ -227,7 +230,8 @@ impl Cast {
     ) -> Result<Self, PodError> {
         let Recovered { log, stores } = recovered;
         let workers = config.workers;
-        let positions = Positions::find(&log, &stores, sources)?;
+        let home = Home::new(config.shards, stores[0].shard());
+        let positions = Positions::find(&log, &stores, home, sources)?;
         let (log, log_offsets): (Box<dyn CommitLog>, _) = match log {
             Log::Local(log) => (Box::new(log), Vec::new()),
             Log::Kafka(log) => (Box::new(log.log), log.sources),
@@ -239,6 +243,7 @@ impl Cast {
             .map(|shard| usize::from(shard.0) * usize::from(per_worker) / usize::from(config.shards.count()))
             .collect();
         let mut cast = Self {
+            home,
             log,
             log_offsets,
             stores: (0..workers).map(|_| Vec::new()).collect(),
@@ -329,6 +334,7 @@ impl Cast {
                 stores,
                 exchange,
                 max_rows_per_poll: ROWS_PER_POLL,
+                shuffle: None,
             };
             let handle =
                 WorkerHandle::start(worker, Arc::clone(&self.activity[index]), std::thread::current(), started)?;
@@ -347,7 +353,9 @@ impl Cast {
             sinks,
             sources: self.sources,
             log_offsets: self.log_offsets,
+            home: self.home,
             log: self.log,
+            shuffle: None,
             triggers: Triggers { interval_ms, max_bytes: COMMIT_BYTES, max_rows: COMMIT_ROWS },
         })
     }
@@ -364,10 +372,10 @@ fn destination(sink: OpenSink<'_>) -> Destination {
 struct Positions(BTreeMap<(NodeId, PartitionId), SourcePosition>);
 
 impl Positions {
-    fn find(log: &Log, stores: &[RocksShardStore], sources: &[OpenSource<'_>]) -> Result<Self, PodError> {
+    fn find(log: &Log, stores: &[RocksShardStore], home: Home, sources: &[OpenSource<'_>]) -> Result<Self, PodError> {
         let mut found = BTreeMap::new();
         for source in sources {
-            for (id, position) in bookkeeping::positions(&stores[0], source.node.uid)? {
+            for (id, position) in bookkeeping::positions(&stores[0], home, source.node.uid)? {
                 found.insert((source.node.id, id), position);
             }
         }

@@ -18,8 +18,10 @@ use dataflow::worker::{AppliedOffsets, CommitId, WorkerCommit, WorkerEvent};
 use super::counting::Activity;
 use super::error::PodError;
 use super::monitor::{CommitOutcome, Monitor};
+use super::shuffle::Outward;
 use super::worker_thread::{Applied, EVENTS, Order, WorkerHandle};
-use crate::commit::{CommitLog, CommitRequest, bookkeeping};
+use crate::commit::bookkeeping::{self, Home};
+use crate::commit::{CommitLog, CommitRequest};
 use crate::connector::ExternalSink;
 
 /// A barrier must have passed through all workers within this time.
@@ -50,8 +52,12 @@ pub(super) struct Parts {
     pub(super) sources: Vec<(NodeId, OperatorUid)>,
     /// Source nodes whose offsets the log sends with the transaction.
     pub(super) log_offsets: Vec<NodeId>,
+    /// Where positions and tickets are kept.
+    pub(super) home: Home,
     /// The log.
     pub(super) log: Box<dyn CommitLog>,
+    /// What goes to other pods; `None` for a job of one.
+    pub(super) shuffle: Option<Outward>,
     /// When to commit.
     pub(super) triggers: Triggers,
 }
@@ -139,7 +145,10 @@ impl Driver {
 
     fn park_time(&self) -> Duration {
         let due = self.protocol.due_ms().map(|due| Duration::from_millis(due.saturating_sub(self.now_ms()).max(1)));
-        due.unwrap_or(LONGEST_PARK).min(LONGEST_PARK)
+        let heartbeat = self.parts.shuffle.as_ref().and_then(|shuffle| shuffle.outgoing.due_ms());
+        let heartbeat = heartbeat.filter(|_| self.barrier_since.is_none());
+        let wait = heartbeat.map(|due| Duration::from_millis(due.saturating_sub(self.now_ms()).max(1)));
+        due.into_iter().chain(wait).min().unwrap_or(LONGEST_PARK).min(LONGEST_PARK)
     }
 
     fn tell(&mut self, input: Input, commands: &mut Vec<Command>) -> Result<(), PodError> {
@@ -163,6 +172,12 @@ impl Driver {
                         self.bytes_open += bytes;
                         self.tell(Input::Activity { rows: 0, bytes }, commands)?;
                     }
+                    Ok(WorkerEvent::Block { commit, block }) => {
+                        let Some(shuffle) = &self.parts.shuffle else { continue };
+                        let bytes = shuffle.block(self.parts.log.as_mut(), commit, block)?;
+                        self.bytes_open += bytes;
+                        self.tell(Input::Activity { rows: 0, bytes }, commands)?;
+                    }
                     Ok(WorkerEvent::Commit(share)) => self.arrived(index, share, commands)?,
                     Err(TryRecvError::Empty) => break,
                     Err(TryRecvError::Disconnected) => return Err(self.lost(index)),
@@ -182,11 +197,20 @@ impl Driver {
         })
     }
 
-    fn arrived(&mut self, worker: usize, share: WorkerCommit, commands: &mut Vec<Command>) -> Result<(), PodError> {
-        let something = share.rows_in > 0 || !share.changes.is_empty() || self.bytes_open > 0 || self.moved;
+    fn arrived(&mut self, worker: usize, mut share: WorkerCommit, commands: &mut Vec<Command>) -> Result<(), PodError> {
+        if let Some(shuffle) = &mut self.parts.shuffle {
+            shuffle.take(&mut share);
+        }
+        let something =
+            share.rows_in > 0 || !share.changes.is_empty() || self.bytes_open > 0 || self.moved || self.heartbeat_due();
         let input = Input::WorkerCommit { worker, id: share.id, something, finished: share.finished };
         self.shares[worker] = Some(share);
         self.tell(input, commands)
+    }
+
+    /// True if other pods must be told something, be it only the event time.
+    fn heartbeat_due(&self) -> bool {
+        self.parts.shuffle.as_ref().is_some_and(|shuffle| shuffle.outgoing.is_due(self.now_ms()))
     }
 
     /// Reads the counters, the clock and the stop flag.
@@ -202,6 +226,9 @@ impl Driver {
         }
         if self.parts.activity.iter().fold(false, |any, activity| activity.take_stirred() | any) {
             // A barrier finds out whether there is anything to commit; if not, it is skipped.
+            self.tell(Input::Activity { rows: 1, bytes: 0 }, commands)?;
+        }
+        if self.barrier_since.is_none() && self.heartbeat_due() {
             self.tell(Input::Activity { rows: 1, bytes: 0 }, commands)?;
         }
         if !self.ended && self.monitor.all_finished() {
@@ -272,7 +299,12 @@ impl Driver {
         let begin = Instant::now();
         let shares = self.release_workers();
         let (request, added) = self.request(id, shares)?;
-        let offsets = match self.parts.log.commit(request) {
+        let now = self.now_ms();
+        let sent = match &mut self.parts.shuffle {
+            Some(shuffle) => shuffle.write(self.parts.log.as_mut(), id, now),
+            None => Ok(()),
+        };
+        let offsets = match sent.and_then(|()| self.parts.log.commit(request)) {
             Ok(offsets) => offsets,
             Err(error) => {
                 self.monitor.committed(begin.elapsed(), CommitOutcome::of(&error));
@@ -297,7 +329,7 @@ impl Driver {
         shares: Vec<WorkerCommit>,
     ) -> Result<(CommitRequest, Vec<(ShardId, ChangeBatch)>), PodError> {
         let mut changes: Vec<(ShardId, ChangeBatch)> = Vec::new();
-        let mut books = ChangeBatch::new();
+        let (mut books, home) = (ChangeBatch::new(), self.parts.home);
         let mut kafka_offsets = Vec::new();
         for share in shares {
             changes.extend(share.changes);
@@ -308,21 +340,21 @@ impl Driver {
                     {
                         kafka_offsets.push((topic, partition, next_offset));
                     }
-                    position => bookkeeping::put_position(&mut books, self.uid_of(node), &partition, &position),
+                    position => bookkeeping::put_position(&mut books, home, self.uid_of(node), &partition, &position),
                 }
             }
         }
         for (_, destination) in &mut self.parts.sinks {
             if let Destination::External(uid, sink) = destination {
-                sink.prepare(id)?.iter().for_each(|ticket| bookkeeping::put_ticket(&mut books, *uid, ticket));
+                sink.prepare(id)?.iter().for_each(|ticket| bookkeeping::put_ticket(&mut books, home, *uid, ticket));
             }
         }
         let mut added = Vec::new();
         if !books.is_empty() {
-            added.push((bookkeeping::SHARD, books.clone()));
-            match changes.iter_mut().find(|(shard, _)| *shard == bookkeeping::SHARD) {
+            added.push((home.shard, books.clone()));
+            match changes.iter_mut().find(|(shard, _)| *shard == home.shard) {
                 Some((_, batch)) => batch.append(&books),
-                None => changes.push((bookkeeping::SHARD, books)),
+                None => changes.push((home.shard, books)),
             }
         }
         Ok((CommitRequest { id, changes, kafka_offsets }, added))

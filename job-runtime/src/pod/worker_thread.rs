@@ -71,7 +71,7 @@ impl WorkerHandle {
         let (events_in, events) = sync_channel(EVENTS);
         let (orders, orders_out) = sync_channel(ORDERS);
         let view = Arc::new(Mutex::new(WorkerView {
-            progress: WorkerProgress { watermark_ms: None, nodes: Vec::new() },
+            progress: WorkerProgress { watermark_ms: None, markers: 0, nodes: Vec::new() },
             busy: Duration::ZERO,
             finished: false,
         }));
@@ -159,7 +159,8 @@ fn run(
         if idle || published.elapsed() >= PUBLISH {
             published = Instant::now();
             let progress = worker.progress();
-            let now: u64 = progress.nodes.iter().map(|node| node.rows_in + node.rows_out).sum();
+            let rows_now: u64 = progress.nodes.iter().map(|node| node.rows_in + node.rows_out).sum();
+            let now = rows_now + progress.markers;
             if std::mem::replace(&mut rows, now) != now {
                 shared.activity.stir();
                 driver.unpark();

@@ -71,6 +71,14 @@ impl Assignment {
         self.pods.iter().find(|pod| pod.ordinal == ordinal)
     }
 
+    /// True if a pod owns a source partition: it lists it, or nobody does and it is the pod's turn. `index` is the partition's place among the
+    /// table's.
+    pub fn owns_source(&self, ordinal: u16, table: &str, partition: &str, index: usize) -> bool {
+        let lists = |pod: &&PodShare| pod.sources.iter().any(|(t, p)| t == table && p == partition);
+        let owner = self.pods.iter().find(lists).or_else(|| self.pods.get(index % self.pods.len().max(1)));
+        owner.is_some_and(|pod| pod.ordinal == ordinal)
+    }
+
     /// Encodes for a job.
     pub fn encode(&self, job: u64) -> Vec<u8> {
         let mut out = vec![VERSION];
@@ -205,6 +213,18 @@ mod tests {
             let wrong = Assignment { pods, ..assignment.clone() };
             assert_eq!(Assignment::decode(7, &wrong.encode(7)), Err(AssignmentError::Damaged), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_source_partition_has_one_owner() {
+        let mut assignment = Assignment::first(4, 3);
+        assignment.pods[2].sources.push(("flights".to_owned(), "flights-0".to_owned()));
+        let owners = |table: &str, index: usize| -> Vec<u16> {
+            (0..3).filter(|pod| assignment.owns_source(*pod, table, &format!("flights-{index}"), index)).collect()
+        };
+        assert_eq!(owners("flights", 0), [2]);
+        assert_eq!(owners("other", 0), [0]);
+        assert_eq!(owners("flights", 4), [1]);
     }
 
     #[test]

@@ -144,6 +144,7 @@ fn run(keys: usize, text: bool) -> Result<(f64, u64), WorkerError> {
         encoders: vec![(NodeId(3), Box::new(BatchEncoder::default()))],
         stores: shards.all().map(store).collect(),
         max_rows_per_poll: BATCH,
+        shuffle: None,
     })?;
     let (start, before, mut steps, mut next) = (Instant::now(), cpu_seconds(Instant::now()), 0, CommitId::FIRST);
     let mut out: Vec<WorkerEvent> = Vec::new();

@@ -3,7 +3,8 @@
 //! Owns the queues, the wake-ups across them and the splitting of a batch by the worker that owns each row's key. A sender never loses an
 //! element: what does not fit is held, and the sending root stays still until it fits. It does not decide what to send or when to align.
 //!
-//! With one worker there is no queue and no split: the exchange only computes the hashes.
+//! With one worker there is no queue and no split: the exchange only computes the hashes. Rows of shards that belong to other pods are only
+//! picked out here; they go through `shuffle`, and a job of several pods has queues also with one worker.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -16,7 +17,8 @@ use arrow::error::ArrowError;
 
 use crate::batch::{Batch, Element};
 use crate::graph::{JobGraph, NodeId, NodeKind};
-use crate::key::{KEY_GROUPS, KeyGroup, Shards, group_of};
+use crate::key::{KEY_GROUPS, KeyGroup, ShardId, Shards, group_of};
+use crate::shuffle::OTHER_POD;
 use crate::worker::Wake;
 
 /// The other end of a queue is gone: that worker has stopped.
@@ -71,12 +73,21 @@ pub fn gauges(ports: &[ExchangePorts]) -> Vec<QueueGauge> {
 /// # Panics
 /// If `wakes` has not one entry per worker or `capacity` is 0.
 pub fn ports(graph: &JobGraph, workers: usize, capacity: usize, wakes: &[Wake]) -> Vec<ExchangePorts> {
+    if workers < 2 {
+        assert_eq!(wakes.len(), workers, "one wake per worker");
+        return wakes.iter().map(|_| ExchangePorts::default()).collect();
+    }
+    ports_of_pod(graph, workers, capacity, wakes)
+}
+
+/// As [`ports`], for a pod of several: there are queues also with one worker, because what other pods send joins behind them.
+///
+/// # Panics
+/// As [`ports`].
+pub fn ports_of_pod(graph: &JobGraph, workers: usize, capacity: usize, wakes: &[Wake]) -> Vec<ExchangePorts> {
     assert_eq!(wakes.len(), workers, "one wake per worker");
     assert!(capacity > 0, "a queue holds at least one element");
     let mut ports: Vec<ExchangePorts> = (0..workers).map(|_| ExchangePorts::default()).collect();
-    if workers < 2 {
-        return ports;
-    }
     for node in graph.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Exchange(_))) {
         let mut senders: Vec<Vec<QueueSender>> = (0..workers).map(|_| Vec::with_capacity(workers)).collect();
         let mut receivers: Vec<Vec<QueueReceiver>> = (0..workers).map(|_| Vec::with_capacity(workers)).collect();
@@ -196,25 +207,30 @@ impl QueueReceiver {
     }
 }
 
-/// Splits batches by the worker that owns each row's key group.
+/// Splits batches by the worker that owns each row's key group, or by the shard if that is another pod's.
 pub(crate) struct Splitter {
-    /// Worker of each key group.
-    worker_of_group: Box<[u16]>,
-    /// Row numbers by worker; kept to reuse the memory.
+    workers: usize,
+    /// Place in `rows` of each key group.
+    place_of_group: Box<[u16]>,
+    /// Row numbers of the last batch by worker, then by shard; kept to reuse the memory.
     rows: Vec<Vec<u32>>,
 }
 
 impl Splitter {
     pub(crate) fn new(shards: Shards, owner: &[usize], workers: usize) -> Self {
-        let worker_of_group =
-            (0..KEY_GROUPS).map(|g| owner[usize::from(shards.shard_of(KeyGroup(g)).0)] as u16).collect();
-        Self { worker_of_group, rows: vec![Vec::new(); workers] }
+        let place = |group: u16| {
+            let shard = usize::from(shards.shard_of(KeyGroup(group)).0);
+            if owner[shard] == OTHER_POD { workers + shard } else { owner[shard] }
+        };
+        let place_of_group: Box<[u16]> = (0..KEY_GROUPS).map(|group| place(group) as u16).collect();
+        let places = place_of_group.iter().map(|place| usize::from(*place) + 1).max().unwrap_or(0).max(workers);
+        Self { workers, place_of_group, rows: vec![Vec::new(); places] }
     }
 
-    /// Calls `give` with each worker's part; the order of rows is kept within a part.
+    /// Calls `give` with the part of each worker of this pod; the order of rows is kept within a part.
     pub(crate) fn split(
         &mut self,
-        batch: Batch,
+        batch: &Batch,
         hashes: &Arc<[u64]>,
         mut give: impl FnMut(usize, Batch) -> Result<(), PeerGone>,
     ) -> Result<(), SplitError> {
@@ -222,18 +238,25 @@ impl Splitter {
             rows.clear();
         }
         for (row, &hash) in hashes.iter().enumerate() {
-            let worker = self.worker_of_group[usize::from(group_of(hash).0)];
-            self.rows[usize::from(worker)].push(row as u32);
+            let place = self.place_of_group[usize::from(group_of(hash).0)];
+            self.rows[usize::from(place)].push(row as u32);
         }
-        if let Some(worker) = self.rows.iter().position(|rows| rows.len() == hashes.len()) {
-            return Ok(give(worker, Batch { rows: batch.rows, hashes: Some(Arc::clone(hashes)) })?);
+        let own = &self.rows[..self.workers];
+        if let Some(worker) = own.iter().position(|rows| rows.len() == hashes.len()) {
+            return Ok(give(worker, Batch { rows: batch.rows.clone(), hashes: Some(Arc::clone(hashes)) })?);
         }
-        for (worker, rows) in self.rows.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
+        for (worker, rows) in own.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let part_hashes = rows.iter().map(|&row| hashes[row as usize]).collect();
             let part = take_record_batch(&batch.rows, &UInt32Array::from(rows.clone()))?;
             give(worker, Batch { rows: part, hashes: Some(part_hashes) })?;
         }
         Ok(())
+    }
+
+    /// Rows of the last batch that belong to other pods, by shard.
+    pub(crate) fn elsewhere(&self) -> impl Iterator<Item = (ShardId, &[u32])> {
+        let shards = self.rows[self.workers..].iter().enumerate().filter(|(_, rows)| !rows.is_empty());
+        shards.map(|(shard, rows)| (ShardId(shard as u16), rows.as_slice()))
     }
 }
 

@@ -24,6 +24,8 @@ impl OperatorUid {
     pub const POSITIONS: OperatorUid = OperatorUid(0);
     /// State of two-phase sinks: their durable tickets.
     pub const TICKETS: OperatorUid = OperatorUid(1);
+    /// State of the shuffle: how far a shard has read other pods' rows, and their event time.
+    pub const SHUFFLES: OperatorUid = OperatorUid(2);
     /// The least uid that a planned operator may have.
     pub const FIRST_FREE: u32 = 16;
 }

@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod graph;
 pub mod key;
 pub mod operators;
+pub mod shuffle;
 pub mod sink;
 pub mod source;
 pub mod state;

@@ -209,7 +209,7 @@ pub trait ShardStore: Send {
 }
 
 /// A store failed.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("state of shard {}: {message}", shard.0)]
 pub struct StateError {
     /// The shard.

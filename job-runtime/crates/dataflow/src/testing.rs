@@ -3,6 +3,7 @@
 //! Owns nothing that a running job uses. Nothing here touches a file, a clock or a thread.
 
 mod harness;
+mod log;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use arrow::array::{ArrayRef, RecordBatch};
 
 pub use harness::{Harness, Outcome, Random, SourceData};
+pub use log::{MemoryReader, ShuffleLog};
 
 use crate::graph::{Expression, ExpressionError};
 use crate::key::ShardId;

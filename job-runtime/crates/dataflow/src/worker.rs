@@ -14,6 +14,7 @@ mod error;
 mod flow;
 mod root;
 mod setup;
+mod shuffled;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +23,7 @@ use std::sync::Arc;
 use crate::exchange::ExchangePorts;
 use crate::graph::{JobGraph, NodeId};
 use crate::key::{ShardId, Shards};
+use crate::shuffle::{ShuffleBlock, ShuffleConfig, ShuffleShare};
 use crate::sink::{SinkChunk, SinkEncoder};
 use crate::source::{PartitionId, SourcePartition, SourcePosition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
@@ -54,6 +56,13 @@ pub enum WorkerEvent {
         /// The output.
         chunk: SinkChunk,
     },
+    /// Rows for another pod that are too many to wait for the barrier.
+    Block {
+        /// The commit that they belong to.
+        commit: CommitId,
+        /// The rows.
+        block: ShuffleBlock,
+    },
     /// The barrier has passed through this worker.
     Commit(WorkerCommit),
 }
@@ -69,6 +78,8 @@ pub struct WorkerCommit {
     pub changes: Vec<(ShardId, ChangeBatch)>,
     /// Where each of this worker's source partitions stands.
     pub positions: Vec<(NodeId, PartitionId, SourcePosition)>,
+    /// For other pods: one per exchange, if there are any.
+    pub shuffles: Vec<ShuffleShare>,
     /// Rows read in the interval.
     pub rows_in: u64,
     /// True if every source partition is at its end and all windows have closed: nothing will follow this commit.
@@ -105,7 +116,7 @@ pub struct WorkerConfig {
     pub graph: Arc<JobGraph>,
     /// The job's shards.
     pub shards: Shards,
-    /// The worker that owns each shard.
+    /// The worker that owns each shard, or [`crate::shuffle::OTHER_POD`].
     pub owner: Arc<[usize]>,
     /// This worker's partitions of each source node.
     pub sources: Vec<(NodeId, Box<dyn SourcePartition>)>,
@@ -117,6 +128,8 @@ pub struct WorkerConfig {
     pub exchange: ExchangePorts,
     /// How many rows a source partition is asked for at once.
     pub max_rows_per_poll: usize,
+    /// The other pods; `None` for a job of one pod.
+    pub shuffle: Option<ShuffleConfig>,
 }
 
 /// What a worker has done since it was made. Counters only rise.
@@ -124,6 +137,8 @@ pub struct WorkerConfig {
 pub struct WorkerProgress {
     /// The least watermark of the worker's last stream operators; `None` before the first, `i64::MAX` at the end of the input.
     pub watermark_ms: Option<i64>,
+    /// Changes of event time that other pods must be told of.
+    pub markers: u64,
     /// One per node of the graph.
     pub nodes: Vec<NodeProgress>,
 }
@@ -245,6 +260,6 @@ impl Worker {
         let nodes = self.flow.progress();
         let ends = nodes.iter().zip(&self.flow.nodes).filter(|(_, state)| state.consumers.is_empty());
         let watermark = ends.map(|(node, _)| node.watermark_ms).min().unwrap_or(Some(END_OF_TIME));
-        WorkerProgress { watermark_ms: watermark, nodes }
+        WorkerProgress { watermark_ms: watermark, markers: self.flow.markers(), nodes }
     }
 }

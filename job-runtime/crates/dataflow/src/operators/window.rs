@@ -119,9 +119,11 @@ pub struct WindowAggregate {
     /// Open windows by end.
     open: BTreeMap<i64, Groups>,
     watermark_ms: i64,
-    /// Greatest window end that was emitted.
+    /// Greatest window end that was emitted since the start.
     closed_through: i64,
-    /// What is stored of that, per owned shard.
+    /// Greatest window end that was emitted before the start, of any shard.
+    restored_closed: i64,
+    /// What is stored of both, per owned shard. Shards come from workers and pods that had come to different ends.
     stored_closed: BTreeMap<ShardId, i64>,
     /// Changes since the last barrier that are not in `open`: deletes of emitted windows.
     deletes: Changes,
@@ -173,6 +175,7 @@ impl WindowAggregate {
             open: BTreeMap::new(),
             watermark_ms: NO_WATERMARK,
             closed_through: NO_WATERMARK,
+            restored_closed: NO_WATERMARK,
             stored_closed: owned.iter().map(|&shard| (shard, NO_WATERMARK)).collect(),
             deletes: Changes::default(),
             late_dropped: 0,
@@ -207,15 +210,32 @@ impl WindowAggregate {
         };
         let arguments = self.calls.iter().map(|call| call.argument(rows)).collect::<Vec<Argument>>();
         for (end, rows) in split_by_window(self.window, &times) {
-            // A row is late if its window's last moment is not after the watermark, or its window was emitted before a restart.
-            if end <= self.watermark_ms.saturating_add(1).max(self.closed_through) {
+            // A row is late if its window's last moment is not after the watermark, or its shard emitted the window before a restart.
+            if end <= self.watermark_ms.saturating_add(1) {
                 self.late_dropped += rows.len() as u64;
+                continue;
+            }
+            let rows = if end <= self.restored_closed { self.not_emitted(end, &rows, &hashes) } else { rows };
+            if rows.len() == 0 {
                 continue;
             }
             let groups = self.open.entry(end).or_insert_with(|| Groups::new(&self.encoder, &self.calls));
             groups.update(&keys, &hashes, &rows.rows(), &arguments, &self.calls)?;
         }
         Ok(())
+    }
+
+    /// The rows of a window whose shards had not emitted it before the start; the others are late.
+    fn not_emitted(&mut self, end: i64, rows: &WindowRows, hashes: &[u64]) -> WindowRows {
+        let mut open = Vec::with_capacity(rows.len());
+        rows.rows().each(|row| {
+            let shard = self.shards.shard_of(group_of(hashes[row]));
+            if self.stored_closed.get(&shard).is_none_or(|closed| *closed < end) {
+                open.push(row as u32);
+            }
+        });
+        self.late_dropped += (rows.len() - open.len()) as u64;
+        WindowRows::Some(open)
     }
 
     /// The watermark has reached `watermark_ms`: emits the windows that it has passed.
@@ -287,7 +307,7 @@ impl WindowAggregate {
                 changes.of(self.shards, key_group).put(&key, &value);
             }
         }
-        for (&shard, stored) in self.stored_closed.iter_mut().filter(|(_, stored)| **stored != self.closed_through) {
+        for (&shard, stored) in self.stored_closed.iter_mut().filter(|(_, stored)| **stored < self.closed_through) {
             *stored = self.closed_through;
             let key_group = KeyGroup(self.shards.groups(shard).start);
             write_state_key(&mut key, key_group, self.uid, NO_WATERMARK);
@@ -316,7 +336,7 @@ impl WindowAggregate {
         let key_group = KeyGroup(u16::from_be_bytes([prefix[0], prefix[1]]));
         if end == NO_WATERMARK {
             let closed = i64::from_le_bytes(value.try_into().map_err(|_| short())?);
-            self.closed_through = self.closed_through.max(closed);
+            self.restored_closed = self.restored_closed.max(closed);
             self.stored_closed.insert(self.shards.shard_of(key_group), closed);
             return Ok(());
         }

@@ -1,7 +1,7 @@
 //! Runs a bounded job to its end: workers stepped one at a time in an order that a seed decides, commits at any moment, crashes anywhere.
 //!
-//! Owns the order of things and a commit log in memory. A crash drops all workers; stores may be behind the log, and are brought up from
-//! it as the runtime does. What comes out is only what was committed.
+//! Owns the order of things and a commit log in memory. A job has one pod or several; each commits alone, and a crash drops all workers of one.
+//! Stores may be behind the log, and are brought up from it as the runtime does. What comes out is only what was committed.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,12 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arrow::array::RecordBatch;
 
-use super::{BatchEncoder, Disk, MemoryStore, VecPartition};
-use crate::exchange::ports;
+use super::{BatchEncoder, Disk, MemoryStore, ShuffleLog, VecPartition};
+use crate::exchange::{ports, ports_of_pod};
 use crate::graph::{JobGraph, NodeId, NodeKind};
 use crate::key::{ShardId, Shards};
+use crate::shuffle::outgoing::Outgoing;
+use crate::shuffle::{self, Gate, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleMessage, ShuffleReader};
 use crate::sink::SinkPayload;
-use crate::source::{PartitionId, SourcePosition};
+use crate::source::{PartitionId, SourcePartition, SourcePosition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
 use crate::worker::{
     AppliedOffsets, CommitId, StepStatus, Wake, Worker, WorkerCommit, WorkerConfig, WorkerError, WorkerEvent,
@@ -63,6 +65,8 @@ pub struct Harness {
     pub sources: Vec<SourceData>,
     /// Its shards.
     pub shards: Shards,
+    /// Its pods.
+    pub pods: u16,
     /// Numbers of workers to choose from at each start: `1..=max_workers`.
     pub max_workers: usize,
     /// Capacity of the exchange's queues.
@@ -71,7 +75,7 @@ pub struct Harness {
     pub max_rows: usize,
     /// A commit is begun once in so many turns.
     pub commit_once_in: usize,
-    /// Everything crashes once in so many turns (0: never).
+    /// A pod crashes once in so many turns (0: never).
     pub crash_once_in: usize,
 }
 
@@ -86,6 +90,8 @@ pub struct Outcome {
     pub commits: usize,
     /// How many crashes there were.
     pub crashes: usize,
+    /// How many messages went between pods.
+    pub messages: usize,
     /// Late rows dropped by the last set of workers.
     pub late_dropped: u64,
 }
@@ -99,12 +105,20 @@ struct Durable {
     disks: Vec<Disk>,
     positions: BTreeMap<(NodeId, PartitionId), SourcePosition>,
     output: BTreeMap<NodeId, Vec<RecordBatch>>,
-    finished: bool,
+    /// The pod of each shard.
+    pod_of: Vec<u16>,
+    shuffle: ShuffleLog,
+    /// Which pods have made their last commit.
+    finished: Vec<bool>,
 }
 
 /// All that does not.
 struct Process {
+    pod: u16,
     workers: Vec<Worker>,
+    outgoing: Outgoing,
+    /// Messages that did not wait for their commit's barrier.
+    early: BTreeMap<CommitId, Vec<ShuffleMessage>>,
     begun: CommitId,
     /// Shares and output of commits that are not in the log yet.
     shares: BTreeMap<CommitId, Vec<WorkerCommit>>,
@@ -134,30 +148,37 @@ impl Harness {
             disks: self.shards.all().map(|_| Disk::default()).collect(),
             positions: BTreeMap::new(),
             output: BTreeMap::new(),
-            finished: false,
+            pod_of: self.shards.all().map(|_| random.below(usize::from(self.pods)) as u16).collect(),
+            shuffle: ShuffleLog::default(),
+            finished: vec![false; usize::from(self.pods)],
         };
-        let mut process = self.start(&mut durable, &mut random)?;
+        let start = |pod| self.start(pod, &durable, &mut random);
+        let mut pods = (0..self.pods).map(start).collect::<Result<Vec<_>, _>>()?;
         let mut outcome = Outcome::default();
-        for _turn in 0..400_000 {
-            if durable.finished && process.untold.iter().all(VecDeque::is_empty) {
-                let progress = process.workers.iter().flat_map(|w| w.progress().nodes);
-                outcome.late_dropped = progress.map(|node| node.late_dropped).sum();
+        for _turn in 0..400_000 * usize::from(self.pods) {
+            let told = pods.iter().flat_map(|process| &process.untold).all(VecDeque::is_empty);
+            if told && durable.finished.iter().all(|&finished| finished) {
+                let workers = pods.iter().flat_map(|process| &process.workers);
+                outcome.late_dropped = workers.flat_map(|w| w.progress().nodes).map(|node| node.late_dropped).sum();
                 outcome.commits = durable.log.len();
+                outcome.messages = durable.shuffle.len();
                 outcome.output = durable.output;
                 outcome.disks = durable.disks;
                 return Ok(outcome);
             }
+            let pod = random.below(pods.len());
             if random.once_in(self.crash_once_in) {
                 outcome.crashes += 1;
-                process = self.start(&mut durable, &mut random)?;
+                pods[pod] = self.start(pod as u16, &durable, &mut random)?;
                 continue;
             }
-            process.turn(self, &mut durable, &mut random)?;
+            pods[pod].turn(self, &mut durable, &mut random)?;
         }
         panic!("seed {seed}: the job does not end");
     }
 
-    fn start(&self, durable: &mut Durable, random: &mut Random) -> Result<Process, WorkerError> {
+    /// Starts a process of a pod.
+    fn start(&self, pod: u16, durable: &Durable, random: &mut Random) -> Result<Process, WorkerError> {
         let workers = 1 + random.below(self.max_workers);
         let woken: Vec<Arc<AtomicBool>> = (0..workers).map(|_| Arc::default()).collect();
         let wake = |flag: &Arc<AtomicBool>| -> Wake {
@@ -165,38 +186,44 @@ impl Harness {
             Arc::new(move || flag.store(true, Ordering::SeqCst))
         };
         let wakes: Vec<Wake> = woken.iter().map(wake).collect();
-        let ports = ports(&self.graph, workers, self.queue_capacity, &wakes);
+        let make = if self.pods > 1 { ports_of_pod } else { ports };
+        let ports = make(&self.graph, workers, self.queue_capacity, &wakes);
         let strict = random.once_in(2);
-        let owner: Arc<[usize]> = self.shards.all().map(|_| random.below(workers)).collect();
+        let seat = |&of: &u16| if of == pod { random.below(workers) } else { OTHER_POD };
+        let owner: Arc<[usize]> = durable.pod_of.iter().map(seat).collect();
+        let gate = Arc::new(Gate::new(random.below(5) as u64, wakes.clone()));
+        let view = PodView { job: 1, assignment: 1, slot: pod, others: (0..self.pods).filter(|p| *p != pod).collect() };
         let mut made = Vec::with_capacity(workers);
         for (index, exchange) in ports.into_iter().enumerate() {
-            let mut sources: Vec<(NodeId, Box<dyn crate::source::SourcePartition>)> = Vec::new();
-            for source in &self.sources {
-                for (number, batches) in source.partitions.iter().enumerate().filter(|(n, _)| n % workers == index) {
-                    let id = PartitionId(number.to_string());
-                    let position = durable.positions.get(&(source.node, id.clone()));
-                    let pending_every = if strict { 0 } else { [0, 2, 3, 4, 7][random.below(5)] };
-                    let partition = VecPartition::new(&id.0, Arc::clone(batches), position, pending_every);
-                    sources.push((source.node, Box::new(partition)));
-                }
-            }
             let sinks = self.graph.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Sink(_)));
-            let owned = self.shards.all().filter(|s| owner[usize::from(s.0)] == index);
+            let owned: Vec<ShardId> = self.shards.all().filter(|s| owner[usize::from(s.0)] == index).collect();
+            let stores = owned.iter().map(|s| durable.open(*s)).collect::<Result<Vec<_>, _>>()?;
+            let shuffle = (self.pods > 1).then(|| ShuffleConfig {
+                view: view.clone(),
+                readers: self.readers(durable, &stores, &wakes[index]),
+                gate: Arc::clone(&gate),
+            });
             made.push(Worker::new(WorkerConfig {
                 index,
                 workers,
                 graph: Arc::clone(&self.graph),
                 shards: self.shards,
                 owner: Arc::clone(&owner),
-                sources,
+                sources: self.partitions(usize::from(pod), (index, workers), durable, strict, random),
                 encoders: sinks.map(|n| (n.id, Box::new(BatchEncoder::default()) as _)).collect(),
-                stores: owned.map(|s| durable.open(s).map(|store| Box::new(store) as _)).collect::<Result<_, _>>()?,
+                stores: stores.into_iter().map(|store| Box::new(store) as _).collect(),
                 exchange,
                 max_rows_per_poll: self.max_rows,
+                shuffle,
             })?);
         }
         let before = CommitId(CommitId::FIRST.0 - 1);
+        let elsewhere = |shard: &ShardId| durable.pod_of[usize::from(shard.0)] != pod;
+        let elsewhere: Vec<ShardId> = self.shards.all().filter(elsewhere).collect();
         Ok(Process {
+            pod,
+            outgoing: Outgoing::new(view, shuffle::exchanges(&self.graph), &elsewhere, workers),
+            early: BTreeMap::new(),
             untold: made.iter().map(|_| VecDeque::new()).collect(),
             idle: vec![false; made.len()],
             woken,
@@ -207,6 +234,50 @@ impl Harness {
             shares: BTreeMap::new(),
             chunks: BTreeMap::new(),
         })
+    }
+
+    /// A worker's source partitions: they go round the pods, then round a pod's workers.
+    fn partitions(
+        &self,
+        pod: usize,
+        (index, workers): (usize, usize),
+        durable: &Durable,
+        strict: bool,
+        random: &mut Random,
+    ) -> Vec<(NodeId, Box<dyn SourcePartition>)> {
+        let pods = usize::from(self.pods);
+        let mut sources: Vec<(NodeId, Box<dyn SourcePartition>)> = Vec::new();
+        for source in &self.sources {
+            let own = source.partitions.iter().enumerate();
+            for (number, batches) in own.filter(|(n, _)| n % pods == pod && n / pods % workers == index) {
+                let id = PartitionId(number.to_string());
+                let position = durable.positions.get(&(source.node, id.clone()));
+                let pending_every = if strict { 0 } else { [0, 2, 3, 4, 7][random.below(5)] };
+                let partition = VecPartition::new(&id.0, Arc::clone(batches), position, pending_every);
+                sources.push((source.node, Box::new(partition)));
+            }
+        }
+        sources
+    }
+
+    /// The readers of a worker's shards, each where its shard's state says.
+    fn readers(&self, durable: &Durable, stores: &[MemoryStore], wake: &Wake) -> Vec<(NodeId, Box<dyn ShuffleReader>)> {
+        let mut readers: Vec<(NodeId, Box<dyn ShuffleReader>)> = Vec::new();
+        for (node, uid) in shuffle::exchanges(&self.graph) {
+            for store in stores {
+                let place = Place::stored(store, self.shards, uid).expect("the harness damages nothing");
+                let next = place.map_or(0, |place| place.next_offset);
+                let committed = durable.positions.get(&(node, PartitionId(store.shard().0.to_string())));
+                let said = match committed {
+                    Some(SourcePosition::Kafka { next_offset, .. }) => *next_offset,
+                    Some(SourcePosition::Opaque(_)) | None => 0,
+                };
+                assert_eq!(next, said, "the stored place and the committed position are of one commit");
+                let reader = durable.shuffle.reader(node, store.shard(), next, Arc::clone(wake));
+                readers.push((node, Box::new(reader)));
+            }
+        }
+        readers
     }
 }
 
@@ -250,6 +321,10 @@ impl Process {
                     let SinkPayload::Batch(rows) = chunk.payload else { continue };
                     self.chunks.entry(commit).or_default().push((chunk.sink, rows));
                 }
+                WorkerEvent::Block { commit, block } => {
+                    assert!(commit > self.committed, "rows of a commit that is in the log already");
+                    self.early.entry(commit).or_default().extend(self.outgoing.full_block(block, commit));
+                }
                 WorkerEvent::Commit(share) => self.shares.entry(share.id).or_default().push(share),
             }
         }
@@ -267,10 +342,11 @@ impl Process {
     /// Puts a commit into the log: from here on it has happened.
     fn commit(&mut self, id: CommitId, durable: &mut Durable) {
         let shares = self.shares.remove(&id).unwrap_or_default();
-        durable.finished = shares.iter().all(|share| share.finished);
+        durable.finished[usize::from(self.pod)] = shares.iter().all(|share| share.finished);
         let offset = LogOffset(durable.log.len() as i64);
         let mut record = LogRecord::new();
-        for share in shares {
+        for mut share in shares {
+            self.outgoing.take(share.worker, std::mem::take(&mut share.shuffles));
             durable.positions.extend(share.positions.into_iter().map(|(node, id, position)| ((node, id), position)));
             record.extend(share.changes);
         }
@@ -279,6 +355,8 @@ impl Process {
         for (sink, rows) in self.chunks.remove(&id).unwrap_or_default() {
             durable.output.entry(sink).or_default().push(rows);
         }
+        durable.shuffle.append(self.early.remove(&id).unwrap_or_default());
+        durable.shuffle.append(self.outgoing.messages(id, 0));
         self.committed = id;
         self.untold.iter_mut().for_each(|untold| untold.push_back((id, offsets.clone())));
     }

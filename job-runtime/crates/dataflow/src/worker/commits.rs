@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use crate::graph::NodeId;
 use crate::key::ShardId;
+use crate::shuffle::{ShuffleBlock, ShuffleShare};
 use crate::sink::SinkChunk;
 use crate::source::{PartitionId, SourcePosition};
 use crate::state::ChangeBatch;
@@ -15,12 +16,28 @@ use crate::worker::{CommitId, WorkerCommit, WorkerError, WorkerEvent};
 struct Running {
     id: CommitId,
     positions: Vec<(NodeId, PartitionId, SourcePosition)>,
+    shuffles: Vec<ShuffleShare>,
     rows_in: u64,
     /// Stream operators that the barrier has not passed.
     remaining: usize,
     /// True while every operator that the barrier passed was at the end of its input.
     finished: bool,
     changes: BTreeMap<ShardId, ChangeBatch>,
+}
+
+/// Output of an interval.
+enum Output {
+    Chunk(SinkChunk),
+    Block(ShuffleBlock),
+}
+
+impl Output {
+    fn event(self, commit: CommitId) -> WorkerEvent {
+        match self {
+            Self::Chunk(chunk) => WorkerEvent::Chunk { commit, chunk },
+            Self::Block(block) => WorkerEvent::Block { commit, block },
+        }
+    }
 }
 
 pub(super) struct Commits {
@@ -30,7 +47,7 @@ pub(super) struct Commits {
     running: VecDeque<Running>,
     pending: VecDeque<(CommitId, Vec<(ShardId, ChangeBatch)>)>,
     /// Output of a later commit than the oldest that is running: given out when its turn comes.
-    early: Vec<(CommitId, SinkChunk)>,
+    early: Vec<(CommitId, Output)>,
     /// For the caller of `step`.
     pub(super) events: Vec<WorkerEvent>,
 }
@@ -65,24 +82,42 @@ impl Commits {
 
     pub(super) fn begin(&mut self, id: CommitId, positions: Vec<(NodeId, PartitionId, SourcePosition)>, nodes: usize) {
         let rows_in = std::mem::take(&mut self.rows_in);
-        let changes = BTreeMap::new();
-        self.running.push_back(Running { id, positions, rows_in, remaining: nodes, finished: true, changes });
+        let (shuffles, changes) = (Vec::new(), BTreeMap::new());
+        self.running.push_back(Running { id, positions, shuffles, rows_in, remaining: nodes, finished: true, changes });
         self.next = id.next();
     }
 
     /// Output of the interval that commit `id` ends.
     pub(super) fn chunk(&mut self, id: CommitId, chunk: SinkChunk) {
+        self.give_out(id, Output::Chunk(chunk));
+    }
+
+    /// Rows for another pod of the interval that commit `id` ends.
+    pub(super) fn block(&mut self, id: CommitId, block: ShuffleBlock) {
+        self.give_out(id, Output::Block(block));
+    }
+
+    fn give_out(&mut self, id: CommitId, output: Output) {
         if self.running.front().is_some_and(|front| front.id < id) {
-            self.early.push((id, chunk));
+            self.early.push((id, output));
         } else {
-            self.events.push(WorkerEvent::Chunk { commit: id, chunk });
+            self.events.push(output.event(id));
         }
+    }
+
+    /// The barrier of commit `id` has come to an exchange whose rows go to other pods too.
+    pub(super) fn shuffled(&mut self, id: CommitId, share: ShuffleShare) {
+        self.running_commit(id).shuffles.push(share);
+    }
+
+    fn running_commit(&mut self, id: CommitId) -> &mut Running {
+        let running = self.running.iter_mut().find(|r| r.id == id);
+        running.expect("a barrier travels only after its commit was begun on this worker")
     }
 
     /// The barrier of commit `id` has passed one more stream operator, with its changes.
     pub(super) fn passed(&mut self, id: CommitId, at_end: bool, changes: Vec<(ShardId, ChangeBatch)>) {
-        let running = self.running.iter_mut().find(|r| r.id == id);
-        let running = running.expect("a barrier travels only after its commit was begun on this worker");
+        let running = self.running_commit(id);
         running.remaining -= 1;
         running.finished &= at_end;
         for (shard, batch) in changes {
@@ -102,11 +137,12 @@ impl Commits {
             worker: self.worker,
             changes,
             positions: done.positions,
+            shuffles: done.shuffles,
             rows_in: done.rows_in,
             finished: done.finished,
         }));
-        for (id, chunk) in std::mem::take(&mut self.early) {
-            self.chunk(id, chunk);
+        for (id, output) in std::mem::take(&mut self.early) {
+            self.give_out(id, output);
         }
     }
 

@@ -7,6 +7,7 @@ use crate::graph::{ExpressionError, NodeId};
 use crate::key::{KeyDecodeError, ShardId, UnsupportedKey};
 use crate::operators::calc::CalcError;
 use crate::operators::window::WindowError;
+use crate::shuffle::{BlockError, MessageError, PlaceError, UnsupportedColumn};
 use crate::sink::SinkError;
 use crate::source::SourceError;
 use crate::state::StateError;
@@ -55,6 +56,48 @@ pub enum WorkerError {
         operator: String,
         /// Which column.
         source: UnsupportedKey,
+    },
+    /// A column cannot be sent to another pod.
+    #[error("{operator}: {source}")]
+    Column {
+        /// The stream operator.
+        operator: String,
+        /// Which column.
+        source: UnsupportedColumn,
+    },
+    /// A message of another pod cannot be read.
+    #[error("{operator}: topic {topic}, partition {}, before offset {next_offset}: {source}", shard.0)]
+    Message {
+        /// The exchange.
+        operator: String,
+        /// The topic.
+        topic: String,
+        /// The shard.
+        shard: ShardId,
+        /// The offset after the message.
+        next_offset: i64,
+        /// What is wrong.
+        source: MessageError,
+    },
+    /// Rows of another pod cannot be read.
+    #[error("{operator}: shard {}: {source}", shard.0)]
+    Block {
+        /// The exchange.
+        operator: String,
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong.
+        source: BlockError,
+    },
+    /// What is stored of the shuffle cannot be read.
+    #[error("{operator}: shard {}: {source}", shard.0)]
+    Place {
+        /// The exchange.
+        operator: String,
+        /// The shard.
+        shard: ShardId,
+        /// What is wrong.
+        source: PlaceError,
     },
     /// The graph and what the runtime gave do not fit.
     #[error("cannot start worker {worker}: {message}")]

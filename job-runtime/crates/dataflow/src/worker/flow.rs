@@ -2,13 +2,17 @@
 //!
 //! Owns delivery and alignment. Where elements come from (sources, exchange queues) is `root`'s.
 
+use std::sync::Arc;
+
 use crate::batch::{Batch, Element};
 use crate::exchange::{QueueSender, SplitError, Splitter};
 use crate::graph::{Calc, NodeId};
-use crate::key::KeyEncoder;
+use crate::key::{KeyEncoder, ShardId};
 use crate::operators::calc;
 use crate::operators::window::WindowAggregate;
+use crate::shuffle::{Gate, Outbox};
 use crate::sink::{SinkChunk, SinkEncoder};
+use crate::state::ChangeBatch;
 use crate::watermark::{EventTime, MinOfInputs};
 use crate::worker::commits::Commits;
 use crate::worker::{CommitId, NodeProgress, WorkerError};
@@ -65,15 +69,20 @@ pub(super) enum Role {
     Calc(Calc),
     /// One worker: only hashes.
     LocalExchange(KeyEncoder),
-    /// Several workers: splits into queues. Its output side is a root.
-    Exchange {
-        keys: KeyEncoder,
-        splitter: Splitter,
-        senders: Vec<QueueSender>,
-    },
+    /// Several workers or pods: splits into queues, and what is for other pods. Its output side is a root.
+    Exchange(Box<Exchange>),
     Window(Box<WindowAggregate>),
     Union,
     Sink(Box<dyn SinkEncoder>),
+}
+
+/// The sending side of an exchange.
+pub(super) struct Exchange {
+    pub(super) keys: KeyEncoder,
+    pub(super) splitter: Splitter,
+    pub(super) senders: Vec<QueueSender>,
+    /// For shards of other pods.
+    pub(super) outbox: Option<Outbox>,
 }
 
 /// One node on this worker.
@@ -96,6 +105,22 @@ pub(super) struct Flow {
     pub(super) worker: usize,
     pub(super) nodes: Vec<NodeState>,
     pub(super) commits: Commits,
+    /// Closed while the pod is behind with what other pods sent: sources are not read.
+    pub(super) gate: Option<Arc<Gate>>,
+}
+
+impl Exchange {
+    /// Sends each row to the worker that owns its key, or gathers it for the pod that does.
+    fn send(&mut self, batch: &Batch, commits: &mut Commits) -> Result<(), SplitError> {
+        let hashes = self.keys.encode(&batch.rows).hashes();
+        self.splitter.split(batch, &hashes, |to, part| self.senders[to].send(Element::Batch(part)))?;
+        if let Some(outbox) = &mut self.outbox {
+            let mut full = Vec::new();
+            outbox.take(&batch.rows, self.splitter.elsewhere(), &mut full);
+            full.into_iter().for_each(|block| commits.block(outbox.interval(), block));
+        }
+        Ok(())
+    }
 }
 
 impl Flow {
@@ -114,10 +139,15 @@ impl Flow {
     }
 
     fn deliver(&mut self, port: Port, element: Element) -> Result<(), WorkerError> {
-        if let Role::Exchange { senders, .. } = &mut self.nodes[port.node].role
+        if let Role::Exchange(exchange) = &mut self.nodes[port.node].role
             && !matches!(element, Element::Batch(_))
         {
-            let sent = senders.iter_mut().try_for_each(|sender| sender.send(element.clone()));
+            match (&mut exchange.outbox, &element) {
+                (Some(outbox), Element::EventTime(time)) => outbox.on_time(*time),
+                (Some(outbox), Element::Barrier(id)) => self.commits.shuffled(*id, outbox.close(*id)),
+                (Some(_), Element::Batch(_)) | (None, _) => {}
+            }
+            let sent = exchange.senders.iter_mut().try_for_each(|sender| sender.send(element.clone()));
             return sent.map_err(|peer| WorkerError::peer(&self.nodes[port.node].name, peer));
         }
         match element {
@@ -139,10 +169,8 @@ impl Flow {
                 let hashes = keys.encode(&batch.rows).hashes();
                 Some(Batch { rows: batch.rows, hashes: Some(hashes) })
             }
-            Role::Exchange { keys, splitter, senders } => {
-                let hashes = keys.encode(&batch.rows).hashes();
-                let split = splitter.split(batch, &hashes, |to, part| senders[to].send(Element::Batch(part)));
-                split.map_err(|error| match error {
+            Role::Exchange(exchange) => {
+                exchange.send(&batch, &mut self.commits).map_err(|error| match error {
                     SplitError::Peer(peer) => WorkerError::peer(&node.name, peer),
                     SplitError::Arrow(error) => WorkerError::arrow(&node.name, &error),
                 })?;
@@ -206,13 +234,22 @@ impl Flow {
 
     /// All inputs of a node have delivered the barrier: ends its interval and sends the barrier on.
     pub(super) fn pass(&mut self, index: usize, id: CommitId) -> Result<(), WorkerError> {
+        self.pass_with(index, id, Vec::new())
+    }
+
+    /// As [`Flow::pass`], with state changes of the node's root.
+    pub(super) fn pass_with(
+        &mut self,
+        index: usize,
+        id: CommitId,
+        mut changes: Vec<(ShardId, ChangeBatch)>,
+    ) -> Result<(), WorkerError> {
         let node = &mut self.nodes[index];
-        let mut changes = Vec::new();
         let mut payloads = Vec::new();
         match &mut node.role {
-            Role::Window(window) => changes = window.take_changes(),
+            Role::Window(window) => changes.append(&mut window.take_changes()),
             Role::Sink(encoder) => encoder.flush(&mut payloads)?,
-            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange { .. } | Role::Union => {}
+            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union => {}
         }
         self.give_out(index, payloads);
         let node = &mut self.nodes[index];
@@ -228,8 +265,8 @@ impl Flow {
     pub(super) fn flush_held(&mut self) -> Result<bool, WorkerError> {
         let mut moved = false;
         for node in &mut self.nodes {
-            if let Role::Exchange { senders, .. } = &mut node.role {
-                for sender in senders.iter_mut().filter(|s| s.is_blocked()) {
+            if let Role::Exchange(exchange) = &mut node.role {
+                for sender in exchange.senders.iter_mut().filter(|s| s.is_blocked()) {
                     moved |= sender.flush().map_err(|peer| WorkerError::peer(&node.name, peer))?;
                 }
             }
@@ -249,7 +286,7 @@ impl Flow {
 
     fn has_held(&self, node: usize) -> bool {
         match &self.nodes[node].role {
-            Role::Exchange { senders, .. } => senders.iter().any(QueueSender::is_blocked),
+            Role::Exchange(exchange) => exchange.senders.iter().any(QueueSender::is_blocked),
             Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_) => {
                 false
             }
@@ -262,6 +299,15 @@ impl Flow {
             && (0..self.nodes.len()).all(|i| self.nodes[i].time.combined().is_end() && !self.has_held(i))
     }
 
+    /// Changes of event time that other pods must be told of.
+    pub(super) fn markers(&self) -> u64 {
+        let changes = |node: &NodeState| match &node.role {
+            Role::Exchange(exchange) => exchange.outbox.as_ref().map_or(0, Outbox::changes),
+            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_) => 0,
+        };
+        self.nodes.iter().map(changes).sum()
+    }
+
     pub(super) fn progress(&self) -> Vec<NodeProgress> {
         let node = |node: &NodeState| {
             let state = match &node.role {
@@ -269,7 +315,7 @@ impl Flow {
                 Role::Source
                 | Role::Calc(_)
                 | Role::LocalExchange(_)
-                | Role::Exchange { .. }
+                | Role::Exchange(_)
                 | Role::Union
                 | Role::Sink(_) => Default::default(),
             };

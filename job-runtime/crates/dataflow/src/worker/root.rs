@@ -1,4 +1,4 @@
-//! Where elements come from on one worker: its partitions of a source, or the queues of an exchange.
+//! Where elements come from on one worker: its partitions of a source, or the queues of an exchange (and other pods: `shuffled`).
 //!
 //! Owns reading in bounded pieces, and staying still when what is behind cannot take more. What happens to an element is `flow`'s.
 
@@ -10,10 +10,13 @@ use crate::batch::{Batch, Element};
 use crate::columns::native_values;
 use crate::exchange::QueueReceiver;
 use crate::graph::{NodeId, SourceNode};
+use crate::key::ShardId;
 use crate::operators::calc;
 use crate::source::{PartitionId, SourcePartition, SourcePoll, SourcePosition};
+use crate::state::ChangeBatch;
 use crate::watermark::{END_OF_TIME, SourceWatermarks};
 use crate::worker::flow::{Flow, Reach};
+use crate::worker::shuffled::ShuffleInput;
 use crate::worker::{CommitId, WorkerError};
 
 /// How many elements one queue gives per step, so that no other root waits long.
@@ -28,8 +31,8 @@ pub(super) struct Root {
 
 pub(super) enum Input {
     Source(Box<SourceInput>),
-    /// By sending worker.
-    Exchange(Vec<QueueReceiver>),
+    /// By sending worker, then what other pods send.
+    Exchange(Vec<QueueReceiver>, Option<Box<ShuffleInput>>),
 }
 
 /// This worker's partitions of one source node.
@@ -51,7 +54,12 @@ impl Root {
     pub(super) fn run(&mut self, flow: &mut Flow, max_rows: usize, now_ms: u64) -> Result<bool, WorkerError> {
         match &mut self.input {
             Input::Source(source) => source.run(self.node, &self.reach, flow, max_rows, now_ms),
-            Input::Exchange(queues) => drain(queues, self.node, &self.reach, flow),
+            Input::Exchange(queues, None) => drain(queues, self.node, &self.reach, flow, &mut Vec::new),
+            Input::Exchange(queues, Some(shuffle)) => {
+                // Nothing is read between a barrier's injection and its passing: what is taken then is the place at the barrier.
+                let moved = drain(queues, self.node, &self.reach, flow, &mut || shuffle.changes())?;
+                Ok(shuffle.run(self.node, &self.reach, flow)? | moved)
+            }
         }
     }
 
@@ -59,7 +67,8 @@ impl Root {
     pub(super) fn inject(&mut self, id: CommitId) {
         match &mut self.input {
             Input::Source(source) => source.barriers.push_back(id),
-            Input::Exchange(_) => {}
+            Input::Exchange(_, Some(shuffle)) => shuffle.inject(id),
+            Input::Exchange(_, None) => {}
         }
     }
 
@@ -70,7 +79,7 @@ impl Root {
             Input::Source(source) => {
                 source.partitions.iter().map(|p| (node, p.source.id().clone(), p.source.position())).collect()
             }
-            Input::Exchange(_) => Vec::new(),
+            Input::Exchange(_, shuffle) => shuffle.iter().flat_map(|shuffle| shuffle.positions(node)).collect(),
         }
     }
 
@@ -78,7 +87,7 @@ impl Root {
     pub(super) fn is_finished(&self) -> bool {
         match &self.input {
             Input::Source(source) => source.barriers.is_empty() && source.partitions.iter().all(|p| p.ended),
-            Input::Exchange(_) => true,
+            Input::Exchange(_, shuffle) => shuffle.as_ref().is_none_or(|shuffle| shuffle.is_quiet()),
         }
     }
 
@@ -86,12 +95,21 @@ impl Root {
     pub(super) fn idle_due_ms(&self) -> Option<u64> {
         match &self.input {
             Input::Source(source) => source.times.idle_due_ms(),
-            Input::Exchange(_) => None,
+            Input::Exchange(..) => None,
         }
     }
 }
 
-fn drain(queues: &mut [QueueReceiver], node: usize, reach: &Reach, flow: &mut Flow) -> Result<bool, WorkerError> {
+/// State changes that the node itself makes when a barrier passes it.
+type Changes<'a> = &'a mut dyn FnMut() -> Vec<(ShardId, ChangeBatch)>;
+
+fn drain(
+    queues: &mut [QueueReceiver],
+    node: usize,
+    reach: &Reach,
+    flow: &mut Flow,
+    changes: Changes<'_>,
+) -> Result<bool, WorkerError> {
     let mut moved = false;
     for _ in 0..ELEMENTS_PER_STEP {
         let mut any = false;
@@ -114,7 +132,7 @@ fn drain(queues: &mut [QueueReceiver], node: usize, reach: &Reach, flow: &mut Fl
                 }
                 Element::Barrier(id) => {
                     if flow.nodes[node].alignment.arrive(from) {
-                        flow.pass(node, id)?;
+                        flow.pass_with(node, id, changes())?;
                     }
                 }
             }
@@ -148,7 +166,7 @@ impl SourceInput {
             return Ok(moved);
         }
         for index in 0..self.partitions.len() {
-            if flow.is_blocked(reach) {
+            if flow.is_blocked(reach) || flow.gate.as_ref().is_some_and(|gate| gate.is_closed()) {
                 return Ok(moved);
             }
             moved |= self.poll(index, node, flow, max_rows, now_ms)?;

@@ -3,18 +3,21 @@
 //! Owns the checks that what the runtime gave fits the graph. Runs once; nothing here is on the data path.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use crate::exchange::{ExchangePorts, Splitter};
 use crate::graph::{Node, NodeId, NodeKind, OperatorUid};
 use crate::key::{KeyEncoder, ShardId};
 use crate::operators::window::{WindowAggregate, WindowError};
+use crate::shuffle::{OTHER_POD, Outbox, Place, SlotTimes, block};
 use crate::sink::SinkEncoder;
 use crate::source::SourcePartition;
 use crate::state::{STATE_KEY_PREFIX, ShardStore};
 use crate::watermark::{MinOfInputs, SourceWatermarks};
 use crate::worker::commits::Commits;
-use crate::worker::flow::{Alignment, Flow, NodeState, Port, Reach, Role};
+use crate::worker::flow::{Alignment, Exchange, Flow, NodeState, Port, Reach, Role};
 use crate::worker::root::{Input, Partition, Root, SourceInput};
+use crate::worker::shuffled::{Inbound, ShuffleInput};
 use crate::worker::{CommitId, Worker, WorkerConfig, WorkerError};
 
 pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
@@ -24,22 +27,24 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         exchange.exchanges.into_iter().map(|e| (e.node, (e.senders, e.receivers))).collect();
     let mut nodes = Vec::with_capacity(config.graph.nodes.len());
     let mut inputs = Vec::new();
-    let graph = std::sync::Arc::clone(&config.graph);
+    let graph = Arc::clone(&config.graph);
     for node in &graph.nodes {
         let (senders, receivers) = ends.remove(&node.id).unzip();
         let role = role(node, &mut config, senders)?;
-        nodes.push(node_state(node, role, &config));
+        let shuffle = shuffle_input(node, &mut config)?;
+        nodes.push(node_state(node, role, &config, shuffle.as_deref()));
         match (&node.kind, receivers) {
             (NodeKind::Source(spec), _) => {
                 inputs
                     .push((node.id, Input::Source(Box::new(source_input(spec.clone(), node.id, &mut config.sources)))));
             }
-            (_, Some(receivers)) => inputs.push((node.id, Input::Exchange(receivers))),
+            (_, Some(receivers)) => inputs.push((node.id, Input::Exchange(receivers, shuffle))),
             (_, None) => {}
         }
     }
     connect(&graph.nodes, &mut nodes);
-    let mut flow = Flow { worker: config.index, nodes, commits: Commits::new(config.index) };
+    let gate = config.shuffle.map(|shuffle| shuffle.gate);
+    let mut flow = Flow { worker: config.index, nodes, commits: Commits::new(config.index), gate };
     restore(&mut flow, &config.stores, &graph.nodes)?;
     let root = |(id, input): (NodeId, Input)| {
         let node = id.0 as usize;
@@ -55,7 +60,8 @@ fn check(config: &WorkerConfig) -> Result<(), WorkerError> {
     if config.index >= config.workers || config.max_rows_per_poll == 0 {
         return fail("the index must be below the number of workers, and max_rows_per_poll above 0".to_owned());
     }
-    if config.owner.len() != usize::from(config.shards.count()) || config.owner.iter().any(|&w| w >= config.workers) {
+    let known = |&w: &usize| w < config.workers || (w == OTHER_POD && config.shuffle.is_some());
+    if config.owner.len() != usize::from(config.shards.count()) || !config.owner.iter().all(known) {
         return fail(format!("owner must name one of the workers for each of {} shards", config.shards.count()));
     }
     for (place, node) in nodes.iter().enumerate() {
@@ -76,7 +82,7 @@ fn check(config: &WorkerConfig) -> Result<(), WorkerError> {
         }
     }
     let exchanges = nodes.iter().filter(|n| matches!(n.kind, NodeKind::Exchange(_))).count();
-    let expected = if config.workers > 1 { exchanges } else { 0 };
+    let expected = if config.workers > 1 || config.shuffle.is_some() { exchanges } else { 0 };
     if config.exchange.exchanges.len() != expected {
         return fail("the exchange ports were made for another graph or number of workers".to_owned());
     }
@@ -114,18 +120,18 @@ fn role(
         (NodeKind::Exchange(exchange), Some(input)) => {
             let keys = KeyEncoder::new(&input.schema, &exchange.keys).map_err(|e| WorkerError::key(&node.name, e))?;
             match senders {
-                Some(senders) => Role::Exchange {
-                    keys,
-                    splitter: Splitter::new(config.shards, &config.owner, config.workers),
-                    senders,
-                },
+                Some(senders) => {
+                    let splitter = Splitter::new(config.shards, &config.owner, config.workers);
+                    let outbox = config.shuffle.as_ref().map(|_| Outbox::new(node.id, Arc::clone(&node.schema)));
+                    Role::Exchange(Box::new(Exchange { keys, splitter, senders, outbox }))
+                }
                 None => Role::LocalExchange(keys),
             }
         }
         (NodeKind::WindowAggregate(spec), Some(input)) => {
             // The hashes of the exchange are those of the window's keys only if both have the same keys.
             let hashed = matches!(&input.kind, NodeKind::Exchange(exchange) if exchange.keys == spec.keys);
-            if !hashed && config.workers > 1 {
+            if !hashed && (config.workers > 1 || config.shuffle.is_some()) {
                 let message = format!("{} must read an exchange by its own keys", node.name);
                 return Err(WorkerError::config(config.index, message));
             }
@@ -158,19 +164,65 @@ fn source_input(
     SourceInput { spec, partitions, times, barriers: VecDeque::new() }
 }
 
-fn node_state(node: &Node, role: Role, config: &WorkerConfig) -> NodeState {
-    let inputs = match &role {
-        Role::Source => 1,
-        Role::Exchange { .. } => config.workers,
-        Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_) => node.inputs.len(),
+/// What other pods send to an exchange: one reader per shard of this worker, going on from what is stored.
+fn shuffle_input(node: &Node, config: &mut WorkerConfig) -> Result<Option<Box<ShuffleInput>>, WorkerError> {
+    let (NodeKind::Exchange(exchange), Some(shuffle)) = (&node.kind, &mut config.shuffle) else { return Ok(None) };
+    block::check(&node.schema).map_err(|source| WorkerError::Column { operator: node.name.clone(), source })?;
+    let (own, others): (Vec<_>, Vec<_>) =
+        std::mem::take(&mut shuffle.readers).into_iter().partition(|(id, _)| *id == node.id);
+    shuffle.readers = others;
+    let mut inbound = Vec::with_capacity(own.len());
+    for (_, reader) in own {
+        let shard = reader.shard();
+        let Some(store) = config.stores.iter().find(|store| store.shard() == shard) else {
+            let message = format!("{} has a reader for shard {}, and there is no store for it", node.name, shard.0);
+            return Err(WorkerError::config(config.index, message));
+        };
+        let stored = Place::stored(store.as_ref(), config.shards, node.uid);
+        let stored = stored.map_err(|source| WorkerError::Place { operator: node.name.clone(), shard, source })?;
+        let times = SlotTimes::new(shuffle.view.assignment, shuffle.view.others.clone(), stored.as_ref());
+        inbound.push(Inbound::new(reader, times));
+    }
+    let (job, gate) = (shuffle.view.job, Arc::clone(&shuffle.gate));
+    if inbound.len() != owned(config).len() {
+        let message = format!("{} has {} readers for {} shards", node.name, inbound.len(), owned(config).len());
+        return Err(WorkerError::config(config.index, message));
+    }
+    Ok(Some(Box::new(ShuffleInput {
+        job,
+        uid: node.uid,
+        shards: config.shards,
+        schema: Arc::clone(&node.schema),
+        keys: KeyEncoder::new(&node.schema, &exchange.keys).map_err(|e| WorkerError::key(&node.name, e))?,
+        queues: config.workers,
+        inbound,
+        gate,
+        barriers: VecDeque::new(),
+    })))
+}
+
+fn node_state(node: &Node, role: Role, config: &WorkerConfig, shuffle: Option<&ShuffleInput>) -> NodeState {
+    // Of an exchange: the queues; behind them one input for the barriers, and one per shard for the event time, of other pods.
+    let (inputs, barriers) = match (&role, shuffle) {
+        (Role::Source, _) => (1, 1),
+        (Role::Exchange(_), None) => (config.workers, config.workers),
+        (Role::Exchange(_), Some(shuffle)) => (config.workers + shuffle.inbound.len(), config.workers + 1),
+        (Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_), _) => {
+            (node.inputs.len(), node.inputs.len())
+        }
     };
+    let mut time = MinOfInputs::new(inputs);
+    for (place, inbound) in shuffle.iter().flat_map(|shuffle| shuffle.inbound.iter().enumerate()) {
+        // What is stored is not news: the queues say nothing yet.
+        let _ = time.update(config.workers + place, inbound.time());
+    }
     NodeState {
         id: node.id,
         name: node.name.clone(),
         role,
         consumers: Vec::new(),
-        time: MinOfInputs::new(inputs),
-        alignment: Alignment::new(inputs),
+        time,
+        alignment: Alignment::new(barriers),
         interval: CommitId::FIRST,
         rows_in: 0,
         rows_out: 0,
@@ -193,7 +245,7 @@ fn reach(flow: &Flow, root: usize) -> Reach {
     while let Some(node) = open.pop() {
         for &port in &flow.nodes[node].consumers {
             let consumer = &flow.nodes[port.node];
-            if matches!(consumer.role, Role::Exchange { .. }) {
+            if matches!(consumer.role, Role::Exchange(_)) {
                 if !reach.exchanges.contains(&port.node) {
                     reach.exchanges.push(port.node);
                 }

@@ -1,0 +1,162 @@
+//! The shuffle: rows whose key belongs to a shard of another pod go there through a topic, in the transaction of the commit.
+//!
+//! Owns the layouts of what is sent and stored, the senders' event time, and when to send what. It reads and writes no topic: the runtime has a
+//! [`ShuffleReader`] for each of a pod's shards and produces the [`ShuffleMessage`]s of [`outgoing::Outgoing`].
+//!
+//! # The way of a row
+//! 1. An exchange hashes the keys. Rows of the pod's own shards go to their worker in memory, as with one pod.
+//! 2. Rows of other shards are gathered per shard ([`block`]). At the barrier each worker hands its blocks over with its commit, together with
+//!    its event time.
+//! 3. The pod makes one message of all workers' blocks per exchange and shard ([`message`]), with the least event time of its workers. Only
+//!    what grows beyond [`block::BLOCK_BYTES`] within an interval goes earlier.
+//! 4. The messages are in the pod's transaction: they are there once, or never. So order per (sender, shard) is kept, and nothing comes twice.
+//! 5. The owner of the shard reads them, and commits how far it has read together with what the rows did ([`slots`]).
+//!
+//! Barriers do not travel: each pod commits alone. On the receiving side a barrier stands behind the messages that were taken, as it does at
+//! a source.
+//!
+//! # Event time
+//! Each message says the sender's event time behind it. A reader takes the minimum over all other pods of the assignment and its own workers.
+//! A sender without rows for a shard sends a heartbeat when its event time has changed, at most [`outgoing::MARKERS_PER_SECOND`] of them;
+//! the end of the input goes at once. Nothing is sent when nothing changes.
+//!
+//! # Back-pressure
+//! The log takes what readers cannot: on disk, without a bound of ours. But a pod whose readers lag by more than [`LAG_BOUND`] messages on one
+//! shard reads nothing from its own sources until it has caught up by half ([`Gate`]). Its event time stands still meanwhile, so that nobody's
+//! windows close over rows that wait.
+
+pub mod block;
+pub mod message;
+mod outbox;
+pub mod outgoing;
+mod slots;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::graph::{JobGraph, NodeId, NodeKind, OperatorUid};
+use crate::key::ShardId;
+use crate::source::SourceError;
+use crate::watermark::EventTime;
+use crate::worker::Wake;
+
+pub use block::{BlockError, UnsupportedColumn};
+pub use message::MessageError;
+pub(crate) use outbox::Outbox;
+pub(crate) use slots::SlotTimes;
+pub use slots::{Place, PlaceError};
+
+/// In [`crate::worker::WorkerConfig::owner`]: the shard belongs to another pod.
+pub const OTHER_POD: usize = usize::MAX;
+/// Messages on one shard that a reader may lag behind before its pod pauses its own sources.
+pub const LAG_BOUND: u64 = 512;
+
+/// How a pod sees the others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodView {
+    /// Hash of the job's uid.
+    pub job: u64,
+    /// Number of the assignment in force.
+    pub assignment: u64,
+    /// The pod's own ordinal.
+    pub slot: u16,
+    /// All other pods of the assignment.
+    pub others: Vec<u16>,
+}
+
+/// What a worker of a job of several pods is given.
+pub struct ShuffleConfig {
+    /// The pods.
+    pub view: PodView,
+    /// One for each exchange and each shard of this worker.
+    pub readers: Vec<(NodeId, Box<dyn ShuffleReader>)>,
+    /// Shared by the pod's workers.
+    pub gate: Arc<Gate>,
+}
+
+/// Reads one exchange's messages for one shard, in order.
+pub trait ShuffleReader: Send {
+    /// The shard.
+    fn shard(&self) -> ShardId;
+    /// The topic, for the committed position.
+    fn topic(&self) -> &str;
+    /// The next message, if one is there. Never blocks; if none is there the reader wakes the worker when there is.
+    ///
+    /// # Errors
+    /// When the topic cannot be read any further.
+    fn poll(&mut self) -> Result<Option<Vec<u8>>, SourceError>;
+    /// The offset after the last message given out.
+    fn next_offset(&self) -> i64;
+    /// About how many messages are there that were not given out.
+    fn lag(&self) -> u64;
+}
+
+/// A full block, or one worker's rest of an interval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShuffleBlock {
+    /// The exchange.
+    pub exchange: NodeId,
+    /// Where it goes.
+    pub shard: ShardId,
+    /// The rows, in the layout of [`block`].
+    pub bytes: Vec<u8>,
+}
+
+/// What one worker's side of an exchange has for other pods at a barrier.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShuffleShare {
+    /// The exchange.
+    pub exchange: NodeId,
+    /// The worker's event time at the barrier.
+    pub time: EventTime,
+    /// Its rows.
+    pub blocks: Vec<ShuffleBlock>,
+}
+
+/// A message to produce: to the exchange's topic, to the partition of the shard.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShuffleMessage {
+    /// The exchange.
+    pub exchange: NodeId,
+    /// The shard.
+    pub shard: ShardId,
+    /// The record's value.
+    pub bytes: Vec<u8>,
+}
+
+/// The exchanges of a job: each has a topic when the job has several pods.
+pub fn exchanges(graph: &JobGraph) -> impl Iterator<Item = (NodeId, OperatorUid)> {
+    graph.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Exchange(_))).map(|node| (node.id, node.uid))
+}
+
+/// Whether the pod's sources may be read: closed while any reader lags too far behind.
+pub struct Gate {
+    lagging: AtomicUsize,
+    bound: u64,
+    wakes: Vec<Wake>,
+}
+
+impl Gate {
+    /// Closed by a reader that lags by more than `bound`; `wakes` wake all workers of the pod.
+    pub fn new(bound: u64, wakes: Vec<Wake>) -> Self {
+        Self { lagging: AtomicUsize::new(0), bound, wakes }
+    }
+
+    /// True while sources must not be read.
+    pub fn is_closed(&self) -> bool {
+        self.lagging.load(Ordering::Acquire) > 0
+    }
+
+    /// Takes news of a reader; `lagging` is what was said of it before, and what is to be said next time.
+    pub(crate) fn report(&self, lagging: &mut bool, lag: u64) {
+        if !*lagging && lag > self.bound {
+            *lagging = true;
+            self.lagging.fetch_add(1, Ordering::AcqRel);
+        } else if *lagging && lag <= self.bound / 2 {
+            *lagging = false;
+            if self.lagging.fetch_sub(1, Ordering::AcqRel) == 1 {
+                self.wakes.iter().for_each(|wake| wake());
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! What other pods send to this worker's shards: one more input of an exchange, with its barriers put in here as at a source.
+//!
+//! Owns reading in bounded pieces and the place of each shard. Layouts and event time are `shuffle`'s; what happens to rows is `flow`'s.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+
+use crate::batch::{Batch, Element};
+use crate::graph::{NodeId, OperatorUid};
+use crate::key::{KeyEncoder, ShardId, Shards};
+use crate::shuffle::message::{self, Route};
+use crate::shuffle::{Gate, Place, ShuffleReader, SlotTimes, block};
+use crate::source::{PartitionId, SourcePosition};
+use crate::state::ChangeBatch;
+use crate::watermark::EventTime;
+use crate::worker::flow::{Flow, Reach};
+use crate::worker::{CommitId, WorkerError};
+
+/// How many messages one reader gives per step.
+const MESSAGES_PER_STEP: usize = 4;
+
+/// The receiving side of one exchange for other pods.
+pub(super) struct ShuffleInput {
+    pub(super) job: u64,
+    pub(super) uid: OperatorUid,
+    pub(super) shards: Shards,
+    pub(super) schema: SchemaRef,
+    pub(super) keys: KeyEncoder,
+    /// Number of the exchange's queues: this is the next input.
+    pub(super) queues: usize,
+    pub(super) inbound: Vec<Inbound>,
+    pub(super) gate: Arc<Gate>,
+    /// Barriers that could not be sent yet. While there is one, nothing is read.
+    pub(super) barriers: VecDeque<CommitId>,
+}
+
+/// One shard.
+pub(super) struct Inbound {
+    reader: Box<dyn ShuffleReader>,
+    times: SlotTimes,
+    /// Where the last barrier found it.
+    noted: i64,
+    lagging: bool,
+}
+
+impl Inbound {
+    pub(super) fn new(reader: Box<dyn ShuffleReader>, times: SlotTimes) -> Self {
+        let noted = reader.next_offset();
+        Self { reader, times, noted, lagging: false }
+    }
+
+    /// Event time of the shard's senders.
+    pub(super) fn time(&self) -> EventTime {
+        self.times.combined()
+    }
+}
+
+impl ShuffleInput {
+    pub(super) fn inject(&mut self, id: CommitId) {
+        self.barriers.push_back(id);
+    }
+
+    pub(super) fn is_quiet(&self) -> bool {
+        self.barriers.is_empty()
+    }
+
+    /// Where the readers stand.
+    pub(super) fn positions(&self, node: NodeId) -> impl Iterator<Item = (NodeId, PartitionId, SourcePosition)> {
+        self.inbound.iter().map(move |inbound| {
+            let (partition, reader) = (inbound.reader.shard().0, &inbound.reader);
+            let (topic, next_offset) = (reader.topic().to_owned(), reader.next_offset());
+            let position = SourcePosition::Kafka { topic, partition: i32::from(partition), next_offset };
+            (node, PartitionId(partition.to_string()), position)
+        })
+    }
+
+    /// The places that have changed since the last barrier, as state of their shards.
+    pub(super) fn changes(&mut self) -> Vec<(ShardId, ChangeBatch)> {
+        let moved = self.inbound.iter_mut().filter(|inbound| inbound.noted != inbound.reader.next_offset());
+        let change = |inbound: &mut Inbound| {
+            let (shard, next_offset) = (inbound.reader.shard(), inbound.reader.next_offset());
+            inbound.noted = next_offset;
+            let mut batch = ChangeBatch::new();
+            batch.put(&Place::key(self.shards, shard, self.uid), &inbound.times.place(next_offset).encode());
+            (shard, batch)
+        };
+        moved.map(change).collect()
+    }
+
+    /// Sends barriers on, then moves a bounded number of messages; true if something moved.
+    pub(super) fn run(&mut self, node: usize, reach: &Reach, flow: &mut Flow) -> Result<bool, WorkerError> {
+        let mut moved = false;
+        while !self.barriers.is_empty() && !flow.is_aligning(reach) && !self.is_closed(node, flow) {
+            let Some(id) = self.barriers.pop_front() else { break };
+            moved = true;
+            if flow.nodes[node].alignment.arrive(self.queues) {
+                let changes = self.changes();
+                flow.pass_with(node, id, changes)?;
+            }
+        }
+        if !self.barriers.is_empty() {
+            return Ok(moved);
+        }
+        for place in 0..self.inbound.len() {
+            for _ in 0..MESSAGES_PER_STEP {
+                if flow.is_blocked(reach) || self.is_closed(node, flow) {
+                    return Ok(moved);
+                }
+                if !self.take(place, node, flow)? {
+                    break;
+                }
+                moved = true;
+            }
+            let inbound = &mut self.inbound[place];
+            self.gate.report(&mut inbound.lagging, inbound.reader.lag());
+        }
+        Ok(moved)
+    }
+
+    /// True while this input has delivered the barrier and a queue has not.
+    fn is_closed(&self, node: usize, flow: &Flow) -> bool {
+        flow.nodes[node].alignment.is_closed(self.queues)
+    }
+
+    /// Takes one message of one shard; false if there is none.
+    fn take(&mut self, place: usize, node: usize, flow: &mut Flow) -> Result<bool, WorkerError> {
+        let inbound = &mut self.inbound[place];
+        let Some(bytes) = inbound.reader.poll()? else { return Ok(false) };
+        let shard = inbound.reader.shard();
+        let route = Route { job: self.job, exchange: self.uid, shard };
+        let message = message::decode(route, &bytes).map_err(|source| WorkerError::Message {
+            operator: flow.nodes[node].name.clone(),
+            topic: inbound.reader.topic().to_owned(),
+            shard,
+            next_offset: inbound.reader.next_offset(),
+            source,
+        })?;
+        for bytes in &message.blocks {
+            let rows = block::decode(&self.schema, bytes).map_err(|source| WorkerError::Block {
+                operator: flow.nodes[node].name.clone(),
+                shard,
+                source,
+            })?;
+            let hashes = Some(self.keys.encode(&rows).hashes());
+            flow.emit(node, Element::Batch(Batch { rows, hashes }))?;
+        }
+        if let Some(time) = inbound.times.update(message.slot, message.time)
+            && let Some(time) = flow.nodes[node].time.update(self.queues + place, time)
+        {
+            flow.advance(node, time)?;
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,50 @@
+//! A pod's side of the shuffle: what the workers have for other pods goes into the commit's transaction.
+//!
+//! Owns the way from the workers' shares to the log. What is sent when is decided in `dataflow::shuffle`.
+
+use std::collections::BTreeMap;
+
+use dataflow::graph::NodeId;
+use dataflow::shuffle::outgoing::Outgoing;
+use dataflow::shuffle::{ShuffleBlock, ShuffleMessage};
+use dataflow::worker::{CommitId, WorkerCommit};
+
+use crate::commit::{CommitError, CommitLog};
+
+/// What goes to other pods.
+pub(super) struct Outward {
+    /// What is sent when.
+    pub(super) outgoing: Outgoing,
+    /// The topic of each exchange.
+    pub(super) topics: BTreeMap<NodeId, String>,
+}
+
+impl Outward {
+    /// Rows that do not wait for the barrier; returns their size.
+    pub(super) fn block(
+        &self,
+        log: &mut dyn CommitLog,
+        commit: CommitId,
+        block: ShuffleBlock,
+    ) -> Result<u64, CommitError> {
+        let Some(message) = self.outgoing.full_block(block, commit) else { return Ok(0) };
+        self.send(log, &message)?;
+        Ok(message.bytes.len() as u64)
+    }
+
+    /// Takes what a worker's share of a commit has for other pods.
+    pub(super) fn take(&mut self, share: &mut WorkerCommit) {
+        self.outgoing.take(share.worker, std::mem::take(&mut share.shuffles));
+    }
+
+    /// Puts the messages of a commit into its transaction.
+    pub(super) fn write(&mut self, log: &mut dyn CommitLog, commit: CommitId, now_ms: u64) -> Result<(), CommitError> {
+        let messages = self.outgoing.messages(commit, now_ms);
+        messages.iter().try_for_each(|message| self.send(log, message))
+    }
+
+    fn send(&self, log: &mut dyn CommitLog, message: &ShuffleMessage) -> Result<(), CommitError> {
+        let topic = self.topics.get(&message.exchange).expect("every exchange of a job of several pods has a topic");
+        log.send(topic, i32::from(message.shard.0), &message.bytes)
+    }
+}
