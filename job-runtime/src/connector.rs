@@ -4,6 +4,7 @@
 
 mod blackhole;
 mod datagen;
+pub(crate) mod dead_letter;
 mod encoder;
 mod filesystem;
 pub mod format_options;

@@ -12,9 +12,9 @@ pub mod source;
 
 use std::path::Path;
 
-use crate::connector::ConnectorError;
-use crate::connector::options::TableOptions;
+use crate::connector::options::{self, TableOptions};
 use crate::connector::registry::ConnectorContext;
+use crate::connector::{ConnectorError, SinkTarget};
 use properties::{ClusterDefaults, Credentials, KafkaProperties};
 
 /// Checks a table's options without I/O.
@@ -29,6 +29,17 @@ pub(crate) fn validate(options: &TableOptions<'_>, as_source: bool, as_sink: boo
         sink::validate(options)?;
     }
     Ok(())
+}
+
+/// The topic of a table's dead letters, which is on the table's cluster and must be there.
+pub(crate) fn dead_letters(
+    options: &TableOptions<'_>,
+    topic: &str,
+    context: &ConnectorContext,
+) -> Result<SinkTarget, ConnectorError> {
+    let properties = table_properties(options, context)?;
+    sink::topic(&properties, topic)
+        .map_err(|error| options.error(sink::blamed(&error, &options::DEAD_LETTER_TOPIC), error.to_string()))
 }
 
 /// A table's client properties: its own, over its cluster's.

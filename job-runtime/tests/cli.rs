@@ -5,6 +5,8 @@
 
 #[path = "cli/bad_input.rs"]
 mod bad_input;
+#[path = "cli/dead_letters.rs"]
+mod dead_letters;
 #[path = "cli/exactly_once.rs"]
 mod exactly_once;
 #[path = "cli/flights.rs"]

@@ -308,3 +308,142 @@ fn readers_wait_for_a_killed_job_no_longer_than_its_restart_takes_and_a_second()
     assert!(ids == (0..sent as u64).collect::<Vec<_>>(), "{} ids for {sent}", ids.len());
     assert!(stalls.iter().all(|stall| stall.beyond <= Duration::from_secs(1)));
 }
+
+/// Numbers, of which some are none: good ones are copied, the others become dead letters at `place`.
+fn sifting(input: &str, output: &str, place: &str) -> String {
+    let option =
+        format!("'format' = 'json',\n      'on-error' = 'dead-letter', {place}\n    );\n    CREATE TABLE copies");
+    copy(input, output).replace("'format' = 'json'\n    );\n    CREATE TABLE copies", &option)
+}
+
+const NUMBERS: usize = 20_000;
+
+fn is_bad(number: usize) -> bool {
+    number % 7 == 2 || number % 1000 < 30
+}
+
+/// Sends the numbers in slices while the job is killed again and again, and ends it when `done` says that everything is there.
+fn sift(workshop: &Workshop, input: &str, kills: usize, mut done: impl FnMut() -> bool) {
+    let (feeder, mut moments, mut sent) = (Feeder::new(), Moments::new(), 0);
+    let mut send = |until: usize| {
+        for number in sent..until {
+            let text = if is_bad(number) { format!("no number: {number}") } else { json!({"id": number}).to_string() };
+            feeder.send(input, number as i32 % PARTITIONS, &text);
+        }
+        sent = until;
+        feeder.flush();
+    };
+    for kill in 1..=kills {
+        let job = start(workshop);
+        send(NUMBERS * (2 * kill - 1) / (2 * kills + 1));
+        std::thread::sleep(moments.between(300, 1200));
+        send(NUMBERS * 2 * kill / (2 * kills + 1));
+        assert!(job.kill_after(moments.between(1, 200)), "the job ended by itself");
+    }
+    // The last run has something to do, so that it is well on its way when it is stopped.
+    let mut job = start(workshop);
+    send(NUMBERS);
+    job.wait_until("everything", &mut done);
+    job.signal("TERM");
+    let outcome = job.end();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+}
+
+fn check_numbers(found: impl Iterator<Item = usize>, bad: bool) {
+    let mut found: Vec<usize> = found.collect();
+    found.sort_unstable();
+    let want: Vec<usize> = (0..NUMBERS).filter(|number| is_bad(*number) == bad).collect();
+    assert!(found == want, "{} for {}, bad: {bad}", found.len(), want.len());
+}
+
+fn check_letters<'a>(letters: impl Iterator<Item = &'a str>, input: &str) {
+    let number = |letter: &str| {
+        let letter: Value = serde_json::from_str(letter).unwrap_or_else(|e| panic!("{letter}: {e}"));
+        let number = letter["record"].as_str().unwrap().strip_prefix("no number: ").unwrap().parse::<usize>().unwrap();
+        assert_eq!((letter["topic"].as_str().unwrap(), letter["table"].as_str().unwrap()), (input, "numbers"));
+        assert_eq!(letter["partition"], number % PARTITIONS as usize);
+        assert_eq!(letter["offset"], number / PARTITIONS as usize);
+        assert!(letter["timestamp"].as_i64() > Some(1_700_000_000_000) && letter["error"].is_string(), "{letter}");
+        number
+    };
+    check_numbers(letters.map(number), true);
+}
+
+/// Everything that is there.
+fn take(reader: &mut Reader) {
+    while reader.poll(Duration::from_millis(1)) {}
+}
+
+fn lines(workshop: &Workshop, name: &str) -> usize {
+    std::fs::read_to_string(workshop.path(name)).unwrap_or_default().lines().count()
+}
+
+fn id_of(record: &str) -> usize {
+    serde_json::from_str::<Value>(record).unwrap()["id"].as_u64().unwrap() as usize
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn dead_letters_in_a_topic_are_in_the_transaction_of_the_rows() {
+    let (input, output, letters) = (unique("numbers"), unique("copies"), unique("letters"));
+    create_topic(&input, PARTITIONS);
+    create_topic(&output, 1);
+    create_topic(&letters, 1);
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", &sifting(&input, &output, &format!("'dead-letter.topic' = '{letters}'")));
+    let (mut rows, mut dead) = (Reader::new(&output, 1), Reader::new(&letters, 1));
+    let bad = (0..NUMBERS).filter(|number| is_bad(*number)).count();
+    sift(&workshop, &input, 12, || {
+        (take(&mut rows), take(&mut dead));
+        rows.values.len() >= NUMBERS - bad && dead.values.len() >= bad
+    });
+    assert!(!rows.poll(Duration::from_secs(1)) && !dead.poll(Duration::from_secs(1)));
+    check_numbers(rows.values.iter().map(|record| id_of(record)), false);
+    check_letters(dead.values.iter().map(String::as_str), &input);
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn dead_letters_of_a_topic_in_a_file_are_in_the_commit_of_the_rows() {
+    let (input, output) = (unique("numbers"), unique("copies"));
+    create_topic(&input, PARTITIONS);
+    create_topic(&output, 1);
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", &sifting(&input, &output, "'dead-letter.path' = 'letters.jsonl'"));
+    let mut rows = Reader::new(&output, 1);
+    let bad = (0..NUMBERS).filter(|number| is_bad(*number)).count();
+    sift(&workshop, &input, 6, || {
+        take(&mut rows);
+        rows.values.len() >= NUMBERS - bad && lines(&workshop, "letters.jsonl") >= bad
+    });
+    assert!(!rows.poll(Duration::from_secs(1)));
+    check_numbers(rows.values.iter().map(|record| id_of(record)), false);
+    check_letters(workshop.read("letters.jsonl").lines(), &input);
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn a_job_without_a_kafka_sink_writes_its_dead_letters_in_a_transaction_all_the_same() {
+    let (input, letters) = (unique("numbers"), unique("letters"));
+    create_topic(&input, PARTITIONS);
+    create_topic(&letters, 1);
+    let workshop = Workshop::new();
+    let job = sifting(&input, "none", &format!("'dead-letter.topic' = '{letters}'"));
+    let (head, rest) = job.split_once("CREATE TABLE copies (id BIGINT) WITH (\n").unwrap();
+    let (_, tail) = rest.split_once(");").unwrap();
+    let file = "'connector' = 'filesystem', 'path' = 'copies.jsonl', 'format' = 'json'";
+    workshop.write("job.yaml", &format!("{head}CREATE TABLE copies (id BIGINT) WITH ({file});{tail}"));
+    let mut dead = Reader::new(&letters, 1);
+    let bad = (0..NUMBERS).filter(|number| is_bad(*number)).count();
+    sift(&workshop, &input, 6, || {
+        take(&mut dead);
+        dead.values.len() >= bad && lines(&workshop, "copies.jsonl") >= NUMBERS - bad
+    });
+    assert!(!dead.poll(Duration::from_secs(1)));
+    check_numbers(workshop.read("copies.jsonl").lines().map(id_of), false);
+    check_letters(dead.values.iter().map(String::as_str), &input);
+    let missing = sifting(&input, "none", &format!("'dead-letter.topic' = '{}'", unique("nowhere")));
+    workshop.write("job.yaml", &missing.replace("'topic' = 'none'", &format!("'topic' = '{input}'")));
+    let outcome = workshop.run(&["run", "job.yaml", "--state-dir", "other"]);
+    assert!(outcome.code == Some(3) && outcome.stderr.contains("nowhere"), "{outcome:?}");
+}

@@ -3,7 +3,6 @@
 //! Owns what both directions share: paths, compression, and words for I/O errors. Reading is in `source` (with `reader` on its own
 //! thread), writing in `sink`. It does not know formats beyond handing records to them.
 
-mod dead_letter;
 mod position;
 mod reader;
 mod records;
@@ -18,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use super::options::{self, TableOptions};
 use super::registry::ConnectorContext;
-use super::{ConnectorError, format_options};
+use super::{ConnectorError, SinkFactory, SinkTarget, dead_letter, format_options};
 
 pub(super) use sink::FileSinkFactory;
 pub(super) use source::FileSourceFactory;
@@ -38,11 +37,15 @@ impl Compression {
             Some("none") => Compression::None,
             Some("gzip") => Compression::Gzip,
             Some("zstd") => Compression::Zstd,
-            _ => match name.extension().and_then(|e| e.to_str()) {
-                Some("gz" | "gzip") => Compression::Gzip,
-                Some("zst" | "zstd") => Compression::Zstd,
-                _ => Compression::None,
-            },
+            _ => Compression::by_name(name),
+        }
+    }
+
+    fn by_name(name: &Path) -> Compression {
+        match name.extension().and_then(|e| e.to_str()) {
+            Some("gz" | "gzip") => Compression::Gzip,
+            Some("zst" | "zstd") => Compression::Zstd,
+            _ => Compression::None,
         }
     }
 
@@ -61,13 +64,22 @@ fn path_of(options: &TableOptions<'_>, context: &ConnectorContext) -> Result<Pat
     Ok(context.base_dir.join(text.strip_prefix("file://").unwrap_or(text)))
 }
 
+/// The file, or directory of part files, of a table's dead letters.
+pub(super) fn dead_letters(
+    options: &TableOptions<'_>,
+    path: &str,
+    context: &ConnectorContext,
+) -> Result<SinkTarget, ConnectorError> {
+    FileSinkFactory::dead_letters(options, &context.base_dir.join(path), context).target()
+}
+
 /// Checks all that can be checked without I/O.
 pub(super) fn validate(options: &TableOptions<'_>, as_source: bool, as_sink: bool) -> Result<(), ConnectorError> {
     options.required(&options::FORMAT)?;
     let format = format_options::format(options)?;
     format_options::check(options, &format)?;
     if as_source {
-        source::validate(options)?;
+        dead_letter::validate(options)?;
     }
     if as_sink {
         sink::validate(options)?;

@@ -15,7 +15,7 @@ use super::filesystem::{self, FileSinkFactory, FileSourceFactory};
 use super::nexmark::{self, NexmarkFactory};
 use super::options::{self, Connector, TableOptions};
 use super::print::{self, PrintFactory};
-use super::{ConnectorError, SinkFactory, SourceFactory};
+use super::{ConnectorError, SinkFactory, SinkTarget, SourceFactory, dead_letter};
 use crate::kafka;
 use crate::kafka::sink::KafkaSinkFactory;
 use crate::kafka::source::KafkaSourceFactory;
@@ -84,6 +84,14 @@ pub fn source(
         Connector::Nexmark => Ok(Box::new(NexmarkFactory::new(&options, &node.decoded)?)),
         Connector::Print | Connector::Blackhole => Err(wrong_direction(&options, "be read: it is a sink only")),
     }
+}
+
+/// What writes the dead letters of a table that is read, if it has any.
+///
+/// # Errors
+/// When an option is wrong, or the place is not there or not writable.
+pub fn dead_letters(table: &Table, context: &ConnectorContext) -> Result<Option<SinkTarget>, ConnectorError> {
+    dead_letter::target(&TableOptions::check(table)?, context)
 }
 
 /// Opens a table as a sink.

@@ -13,7 +13,7 @@ use rdkafka::bindings as c;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 pub use producer::{Deliveries, RawProducer};
-pub use reader::{Fetched, PartitionReader, known_end};
+pub use reader::{Details, Fetched, PartitionReader, known_end};
 
 /// An error of the client, with what it means for a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -16,7 +16,7 @@ use super::client::{CONNECT_DEADLINE, ConnectError, ConsumerClient};
 use super::properties::KafkaProperties;
 use super::table_properties;
 use crate::connector::format_options;
-use crate::connector::options::{self, TableOptions};
+use crate::connector::options::{self, OptionDoc, TableOptions};
 use crate::connector::registry::ConnectorContext;
 use crate::connector::{ConnectorError, KafkaSinkTarget, SinkFactory, SinkTarget};
 use crate::format::{Format, FormatError, RowEncoder, RowEnd};
@@ -132,29 +132,29 @@ impl SinkFactory for KafkaSinkFactory {
 
     /// Checks that the topic is there: a topic is never made for the user.
     fn target(&self) -> Result<SinkTarget, ConnectorError> {
-        let found = ConsumerClient::new(&self.properties, &[], CONNECT_DEADLINE)
-            .and_then(|client| client.partitions(&self.topic));
-        match found {
-            Ok(_) => Ok(SinkTarget::Kafka(KafkaSinkTarget {
-                topic: self.topic.clone(),
-                properties: self.properties.pairs(),
-            })),
-            Err(error) => {
-                let option = match error {
-                    ConnectError::NoTopic { .. } => options::TOPIC.key,
-                    _ => "properties.bootstrap.servers",
-                };
-                Err(ConnectorError {
-                    table: self.table.clone(),
-                    option: Some(option.to_owned()),
-                    message: error.to_string(),
-                })
-            }
-        }
+        topic(&self.properties, &self.topic).map_err(|error| ConnectorError {
+            table: self.table.clone(),
+            option: Some(blamed(&error, &options::TOPIC).to_owned()),
+            message: error.to_string(),
+        })
     }
 
     fn guarantee(&self) -> Guarantee {
         self.guarantee
+    }
+}
+
+/// A topic as a target of the transaction, if it is there.
+pub(super) fn topic(properties: &KafkaProperties, topic: &str) -> Result<SinkTarget, ConnectError> {
+    ConsumerClient::new(properties, &[], CONNECT_DEADLINE)?.partitions(topic)?;
+    Ok(SinkTarget::Kafka(KafkaSinkTarget { topic: topic.to_owned(), properties: properties.pairs() }))
+}
+
+/// The option to look at when a topic that `named` names cannot be used.
+pub(super) fn blamed(error: &ConnectError, named: &OptionDoc) -> &'static str {
+    match error {
+        ConnectError::NoTopic { .. } => named.key,
+        _ => "properties.bootstrap.servers",
     }
 }
 

@@ -7,17 +7,18 @@
 //! committed is read, unless the table says `properties.isolation.level`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use arrow::datatypes::SchemaRef;
+use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::client::{CONNECT_DEADLINE, ConnectError, ConsumerClient, Watch};
-use super::ffi::{ClientError, Fetched, PartitionReader};
+use super::ffi::{ClientError, Details, Fetched, PartitionReader};
 use super::properties::KafkaProperties;
 use super::table_properties;
-use crate::connector::format_options::{self, OnError};
+use crate::connector::dead_letter::{self, Misfits, Origin, Rules};
+use crate::connector::format_options;
 use crate::connector::options::{self, TableOptions};
 use crate::connector::registry::ConnectorContext;
 use crate::connector::stats::{SourceStats, Unit};
@@ -49,7 +50,7 @@ pub struct KafkaSourceFactory {
     format: Format,
     physical: SchemaRef,
     decoded: SchemaRef,
-    on_error: OnError,
+    misfits: Rules,
     /// Made at the first use, then shared by all partitions.
     client: Mutex<Option<Shared>>,
 }
@@ -62,10 +63,7 @@ struct Shared {
 
 /// Checks what only sources need, without I/O.
 pub(crate) fn validate(options: &TableOptions<'_>) -> Result<(), ConnectorError> {
-    if format_options::on_error(options)? == OnError::DeadLetter {
-        let message = "'on-error' = 'dead-letter' is not there yet for connector 'kafka'; write 'skip' or 'fail'";
-        return Err(options.error(options::ON_ERROR.key, message));
-    }
+    dead_letter::validate(options)?;
     let mode = startup(options)?;
     if mode == StartupMode::Group
         && options.raw("properties.group.id").is_none()
@@ -137,7 +135,7 @@ impl KafkaSourceFactory {
             format,
             physical: options.table().physical.clone(),
             decoded: decoded.clone(),
-            on_error: format_options::on_error(options)?,
+            misfits: Rules::new(options)?,
             client: Mutex::new(None),
         })
     }
@@ -299,8 +297,8 @@ impl SourceFactory for KafkaSourceFactory {
                 next: start,
                 end: self.bounded.then_some(high),
                 decoder,
-                on_error: self.on_error,
-                left_out: LeftOut::default(),
+                misfits: Misfits::new(&self.misfits, &self.table, Arc::clone(&stats)),
+                seen: 0,
                 failed: None,
                 bytes: 0,
                 stats,
@@ -311,13 +309,6 @@ impl SourceFactory for KafkaSourceFactory {
     fn bounded(&self) -> bool {
         self.bounded
     }
-}
-
-/// Counts records that were left out, and says so now and then.
-#[derive(Default)]
-struct LeftOut {
-    count: u64,
-    said: Option<Instant>,
 }
 
 struct KafkaPartition {
@@ -336,9 +327,10 @@ struct PartitionState {
     next: i64,
     end: Option<i64>,
     decoder: RecordDecoder,
-    on_error: OnError,
-    left_out: LeftOut,
+    misfits: Misfits,
     failed: Option<SourceError>,
+    /// Records of the running poll, those without a row included.
+    seen: usize,
     /// Of the records of the running poll.
     bytes: u64,
     stats: Arc<SourceStats>,
@@ -350,16 +342,17 @@ impl PartitionState {
             return;
         }
         match fetched {
-            Fetched::Record { offset, value } => {
+            Fetched::Record { offset, value, details } => {
                 if self.end.is_some_and(|end| offset >= end) {
                     self.next = self.end.unwrap_or(offset);
                     return;
                 }
                 self.next = offset + 1;
+                self.seen += 1;
                 let Some(value) = value else { return };
                 self.bytes += value.len() as u64;
                 if let Err(bad) = self.decoder.push(value) {
-                    self.bad(offset, &bad);
+                    self.bad(offset, &bad, value, &details);
                 }
             }
             // Behind the last record there may be markers of transactions: they count as read.
@@ -372,27 +365,20 @@ impl PartitionState {
         self.end.is_some_and(|end| self.next >= end)
     }
 
+    /// True if what was read must be handed on before more is.
+    fn full(&self) -> bool {
+        self.decoder.full() || self.misfits.enough()
+    }
+
     fn place(&self, offset: i64) -> String {
         format!("topic {}, partition {}, offset {offset}", self.topic, self.partition)
     }
 
-    fn bad(&mut self, offset: i64, bad: &BadRecord) {
-        match self.on_error {
-            OnError::Fail | OnError::DeadLetter => {
-                let message = format!("{bad}; mend the producer, or set 'on-error' = 'skip'");
-                self.failed = Some(SourceError { table: self.table.clone(), place: self.place(offset), message });
-            }
-            OnError::Skip => {
-                const AT_MOST_EVERY: Duration = Duration::from_secs(10);
-                self.left_out.count += 1;
-                self.stats.skip();
-                if self.left_out.said.is_none_or(|at| at.elapsed() >= AT_MOST_EVERY) {
-                    self.left_out.said = Some(Instant::now());
-                    let place = self.place(offset);
-                    tracing::warn!(table = self.table, place, error = %bad, left_out = self.left_out.count, "record does not fit and is left out");
-                }
-            }
-        }
+    #[cold]
+    fn bad(&mut self, offset: i64, bad: &BadRecord, value: &[u8], details: &Details<'_>) {
+        let (timestamp_ms, key) = (details.timestamp_ms(), details.key());
+        let origin = Origin::Kafka { topic: &self.topic, partition: self.partition, offset, timestamp_ms, key };
+        self.failed = self.misfits.add(&origin, bad, value).err();
     }
 
     fn unreadable(&self, error: &ClientError) -> SourceError {
@@ -416,8 +402,9 @@ impl SourcePartition for KafkaPartition {
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
         let Self { reader, state, .. } = self;
         let before = state.next;
-        while state.decoder.rows() < max_rows && !state.decoder.full() && !state.at_end() && state.failed.is_none() {
-            if reader.take(TAKE.min(max_rows - state.decoder.rows()), |fetched| state.see(fetched)) == 0 {
+        state.seen = 0;
+        while state.seen < max_rows && !state.full() && !state.at_end() && state.failed.is_none() {
+            if reader.take(TAKE.min(max_rows - state.seen), |fetched| state.see(fetched)) == 0 {
                 break;
             }
         }
@@ -434,6 +421,10 @@ impl SourcePartition for KafkaPartition {
         }
         // Nothing moved: the queue was found empty, so the next thing in it wakes the worker.
         Ok(if state.at_end() { SourcePoll::End } else { SourcePoll::Pending })
+    }
+
+    fn take_letters(&mut self) -> Option<EncodedRows> {
+        self.state.misfits.take()
     }
 
     fn position(&self) -> SourcePosition {

@@ -30,6 +30,7 @@ use crate::connector::{ConnectorError, Opening, SinkFactory, SinkTarget, SizeHin
 use crate::state::directory::{JobIdentity, StateDirectory};
 use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
+mod dead_letters;
 mod kafka;
 
 use kafka::KafkaLog;
@@ -64,7 +65,9 @@ pub struct Pod {
 
 struct OpenSink<'a> {
     node: &'a Node,
-    factory: Box<dyn SinkFactory>,
+    table: &'a str,
+    /// Makes the encoders; dead letters are encoded by their source.
+    factory: Option<Box<dyn SinkFactory>>,
     target: SinkTarget,
 }
 
@@ -151,9 +154,11 @@ fn open_sinks<'a>(config: &PodConfig, nodes: &'a [Node]) -> Result<Vec<OpenSink<
         if let NodeKind::Sink(sink) = &node.kind {
             let factory = registry::sink(table(config, name), sink, &config.connectors)?;
             let target = factory.target()?;
-            out.push(OpenSink { node, factory, target });
+            out.push(OpenSink { node, table: name, factory: Some(factory), target });
         }
     }
+    // Behind the sinks: the transaction's client has the properties of the first.
+    out.extend(dead_letters::open(config, nodes)?);
     Ok(out)
 }
 
@@ -260,7 +265,9 @@ impl Cast {
         cast.open_partitions(sources, positions, monitor)?;
         for (worker, encoders) in cast.encoders.iter_mut().enumerate() {
             for sink in sinks {
-                encoders.push((sink.node.id, sink.factory.encoder(worker)?));
+                if let Some(factory) = &sink.factory {
+                    encoders.push((sink.node.id, factory.encoder(worker)?));
+                }
             }
         }
         Ok(cast)

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 
+use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
 use crate::connector::stats::SourceStats;
@@ -77,6 +78,10 @@ impl SourcePartition for Counting {
             }
         }
         Ok(found)
+    }
+
+    fn take_letters(&mut self) -> Option<EncodedRows> {
+        self.inner.take_letters()
     }
 
     fn position(&self) -> SourcePosition {

@@ -2,7 +2,7 @@
 //!
 //! Owns the shared numbers. It renders nothing (see `metrics`, the progress display and `/status`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
@@ -208,14 +208,15 @@ impl Monitor {
         self.queues.get().map_or(&[], Vec::as_slice)
     }
 
-    /// Per sink node, what it was given.
+    /// Per sink node, what it was given; per source node, its dead letters.
     pub fn sinks(&self) -> BTreeMap<u32, SinkCount> {
         self.sinks.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Rows written to all sinks.
+    /// Rows written to all sinks; dead letters, which go under their source's id, are none.
     pub fn rows_out(&self) -> u64 {
-        self.sinks().values().map(|count| count.rows).sum()
+        let sources: BTreeSet<u32> = self.sources().iter().map(|source| source.node.0).collect();
+        self.sinks().iter().filter(|(node, _)| !sources.contains(node)).map(|(_, count)| count.rows).sum()
     }
 
     /// What each worker last published.

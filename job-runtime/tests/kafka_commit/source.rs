@@ -226,7 +226,8 @@ fn records_without_a_value_and_records_that_do_not_fit() {
     let failing = factory(&topic, &[EARLIEST, BOUNDED]).unwrap();
     let error = open(&*failing, &topic, 0, None).unwrap().rows(usize::MAX).unwrap_err().to_string();
     assert!(
-        error.contains(&format!("topic {topic}, partition 0, offset 2")) && error.contains("'on-error' = 'skip'"),
+        error.contains(&format!("topic {topic}, partition 0, offset 2"))
+            && error.contains("'on-error' = 'skip' or 'dead-letter'"),
         "{error}"
     );
 }

@@ -35,7 +35,7 @@ pub enum SinkPayload {
 /// One piece of output of one commit interval.
 #[derive(Clone, Debug)]
 pub struct SinkChunk {
-    /// The sink.
+    /// The sink, or the source whose dead letters these are.
     pub sink: NodeId,
     /// Index of the worker that made it (two-phase sinks keep one part per worker).
     pub worker: usize,

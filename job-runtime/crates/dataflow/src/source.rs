@@ -5,6 +5,8 @@
 
 use arrow::array::RecordBatch;
 
+use crate::sink::EncodedRows;
+
 /// Name of a source partition, stable over restarts: `0`, `flights-3`, `part-0007.csv`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PartitionId(pub String);
@@ -45,6 +47,11 @@ pub trait SourcePartition: Send {
     /// # Errors
     /// When the job must stop: the message names the place (file and line, or topic, partition and offset) and what is wrong.
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError>;
+    /// Records of the last poll that did not fit, encoded for where the table's dead letters go. They join the commit that the position
+    /// behind them joins. Called after every poll.
+    fn take_letters(&mut self) -> Option<EncodedRows> {
+        None
+    }
     /// The place after the last row given out. Cheap: called at every barrier.
     fn position(&self) -> SourcePosition;
 }

@@ -425,7 +425,7 @@ fn read_some(
             return;
         }
         match fetched {
-            Fetched::Record { offset, value } if offset < tail.end => {
+            Fetched::Record { offset, value, .. } if offset < tail.end => {
                 result = visit(tail.partition, offset, value);
                 done |= offset + 1 >= tail.end;
             }

@@ -23,7 +23,7 @@ use crate::connector::format_options;
 use crate::connector::options::{self, TableOptions};
 use crate::connector::registry::ConnectorContext;
 use crate::connector::{ConnectorError, ExternalSink, SinkFactory, SinkTarget, Ticket};
-use crate::format::{Format, RowEnd};
+use crate::format::{Format, JsonFormat, RowEnd};
 
 /// The one part of a sink that is a single file.
 const SINGLE: u32 = u32::MAX;
@@ -76,6 +76,8 @@ pub(in crate::connector) struct FileSinkFactory {
     compression: Compression,
     roll_at: u64,
     roll_after: Duration,
+    /// The option that names the path.
+    option: &'static str,
 }
 
 /// Checks what only sinks need.
@@ -98,15 +100,35 @@ impl FileSinkFactory {
         options: &TableOptions<'_>,
         context: &ConnectorContext,
     ) -> Result<Self, ConnectorError> {
-        let table = options.table();
         let path = path_of(options, context)?;
         let format = format_options::format(options)?;
-        let compression = Compression::of(options, &path);
+        Ok(Self::at(options, &path, format, options::PATH.key, context))
+    }
+
+    /// A sink of JSON lines at `dead-letter.path`; nothing is encoded by it.
+    pub(super) fn dead_letters(options: &TableOptions<'_>, path: &Path, context: &ConnectorContext) -> Self {
+        let format = Format::Json(JsonFormat::default());
+        Self::at(options, path, format, options::DEAD_LETTER_PATH.key, context)
+    }
+
+    fn at(
+        options: &TableOptions<'_>,
+        path: &Path,
+        format: Format,
+        option: &'static str,
+        context: &ConnectorContext,
+    ) -> Self {
+        let table = options.table();
+        // How the table's own files are packed says nothing of the letters.
+        let compression = match option == options::PATH.key {
+            true => Compression::of(options, path),
+            false => Compression::by_name(path),
+        };
         let (directory, single) = match path.file_name() {
-            Some(name) if is_single(&path) => {
+            Some(name) if is_single(path) => {
                 (path.parent().unwrap_or(Path::new(".")).to_owned(), Some(name.to_string_lossy().into_owned()))
             }
-            Some(_) | None => (path.clone(), None),
+            Some(_) | None => (path.to_owned(), None),
         };
         let text = match &format {
             Format::Json(_) => ".jsonl",
@@ -114,7 +136,7 @@ impl FileSinkFactory {
         };
         let job = format!("{:08x}", xxhash_rust::xxh3::xxh3_64(context.job_uid.as_bytes()) >> 32);
         let layout = Layout { directory, single, ending: format!("{text}{}", compression.ending()), job };
-        Ok(FileSinkFactory {
+        FileSinkFactory {
             table: table.name.clone(),
             schema: table.physical.clone(),
             format,
@@ -122,7 +144,8 @@ impl FileSinkFactory {
             compression,
             roll_at: options.size(&options::SINK_ROLLING_FILE_SIZE).unwrap_or(u64::MAX),
             roll_after: options.duration(&options::SINK_ROLLING_INTERVAL).unwrap_or(Duration::MAX),
-        })
+            option,
+        }
     }
 
     fn preamble(&self) -> Vec<u8> {
@@ -151,13 +174,14 @@ impl SinkFactory for FileSinkFactory {
     fn target(&self) -> Result<SinkTarget, ConnectorError> {
         let directory = &self.layout.directory;
         let fail =
-            |message| ConnectorError { table: self.table.clone(), option: Some(options::PATH.key.to_owned()), message };
+            |message| ConnectorError { table: self.table.clone(), option: Some(self.option.to_owned()), message };
         std::fs::create_dir_all(directory).map_err(|e| fail(explain("create the directory", directory, &e)))?;
         let probe = directory.join(format!(".{}.probe", self.layout.job));
         let writable = File::create(&probe).and_then(|_| std::fs::remove_file(&probe));
         writable.map_err(|e| fail(explain("write into the directory", directory, &e)))?;
         Ok(SinkTarget::External(Box::new(FileSink {
             table: self.table.clone(),
+            option: self.option,
             layout: self.layout.clone(),
             compression: self.compression,
             preamble: self.preamble(),
@@ -247,6 +271,7 @@ impl Part {
 
 struct FileSink {
     table: String,
+    option: &'static str,
     layout: Layout,
     compression: Compression,
     preamble: Vec<u8>,
@@ -260,7 +285,7 @@ struct FileSink {
 
 impl FileSink {
     fn fail(&self, message: impl Into<String>) -> ConnectorError {
-        let option = Some(options::PATH.key.to_owned());
+        let option = Some(self.option.to_owned());
         ConnectorError { table: self.table.clone(), option, message: message.into() }
     }
 
@@ -315,7 +340,8 @@ impl FileSink {
     fn foreign(&self, path: &Path) -> ConnectorError {
         let shown = path.display();
         self.fail(format!(
-            "{shown} is there already and is not this run's output: remove it or choose another 'path' (--fresh does not delete output)"
+            "{shown} is there already and is not this run's output: remove it or choose another '{}' (--fresh does not delete output)",
+            self.option
         ))
     }
 

@@ -3,23 +3,24 @@
 //! Owns which files there are, where a partition goes on, and what happens with bad records. Reading is the `reader`'s.
 
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
+use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
-use super::dead_letter::{DeadLetters, Letter};
 use super::position::{FilePosition, Identity, Prefix};
 use super::reader::{Chunk, FileSpec, Next, Reader, first_record, prefix_crc};
 use super::records::Splitter;
 use super::{Compression, explain, path_of};
-use crate::connector::format_options::{self, OnError};
+use crate::connector::dead_letter::{Misfits, Origin, Rules};
+use crate::connector::format_options;
 use crate::connector::options::{self, TableOptions};
 use crate::connector::registry::ConnectorContext;
 use crate::connector::stats::{SourceStats, Unit};
 use crate::connector::{ConnectorError, Opening, SizeHint, SourceFactory, Start};
-use crate::format::{BadRecord, Format, RecordDecoder};
+use crate::format::{Format, RecordDecoder};
 
 /// Opens the files of a table.
 #[derive(Debug)]
@@ -31,25 +32,7 @@ pub(in crate::connector) struct FileSourceFactory {
     physical: SchemaRef,
     decoded: SchemaRef,
     monitor: Option<Duration>,
-    on_error: OnError,
-    dead_letters: Option<Arc<Mutex<DeadLetters>>>,
-}
-
-/// Checks what only sources need.
-pub(super) fn validate(options: &TableOptions<'_>) -> Result<(), ConnectorError> {
-    let dead_letter = format_options::on_error(options)? == OnError::DeadLetter;
-    let path = options.raw(options::DEAD_LETTER_PATH.key);
-    match (dead_letter, path) {
-        (true, None) => {
-            let message = "'on-error' = 'dead-letter' needs 'dead-letter.path', the file for records that do not fit";
-            Err(options.error(options::DEAD_LETTER_PATH.key, message))
-        }
-        (false, Some(_)) => {
-            let message = "'dead-letter.path' does nothing without 'on-error' = 'dead-letter'";
-            Err(options.error(options::DEAD_LETTER_PATH.key, message))
-        }
-        (true, Some(_)) | (false, None) => Ok(()),
-    }
+    misfits: Rules,
 }
 
 impl FileSourceFactory {
@@ -67,10 +50,6 @@ impl FileSourceFactory {
             let message = format!("{} is compressed: only plain files can be watched for growth", file.display());
             return Err(options.error(options::SOURCE_MONITOR_INTERVAL.key, message));
         }
-        let on_error = format_options::on_error(options)?;
-        let dead_letters = options
-            .raw(options::DEAD_LETTER_PATH.key)
-            .map(|path| Arc::new(Mutex::new(DeadLetters::new(&table.name, &context.base_dir.join(path)))));
         Ok(FileSourceFactory {
             table: table.name.clone(),
             path,
@@ -79,8 +58,7 @@ impl FileSourceFactory {
             physical: table.physical.clone(),
             decoded: decoded.clone(),
             monitor,
-            on_error,
-            dead_letters,
+            misfits: Rules::new(options)?,
         })
     }
 
@@ -167,11 +145,6 @@ impl SourceFactory for FileSourceFactory {
                 at
             }
         };
-        if let Some(letters) = &self.dead_letters {
-            let mut letters = letters.lock().unwrap_or_else(PoisonError::into_inner);
-            let rewound = letters.rewind(&file.display().to_string(), from.line);
-            rewound.map_err(|e| self.fail(&options::DEAD_LETTER_PATH, explain("write", letters.path(), &e)))?;
-        }
         let place = if *compression == Compression::None { from.offset } else { 0 };
         stats.measure(Unit::Bytes, place, Some(identity.size));
         let reader = Reader::start(spec, from, wake, Arc::clone(&stats));
@@ -187,9 +160,7 @@ impl SourceFactory for FileSourceFactory {
             current: None,
             position: from,
             ended: false,
-            on_error: self.on_error,
-            dead_letters: self.dead_letters.clone(),
-            left_out: LeftOut::default(),
+            misfits: Misfits::new(&self.misfits, &self.table, Arc::clone(&stats)),
             stats,
         }))
     }
@@ -256,24 +227,6 @@ fn is_no_record(record: &[u8], comments: bool) -> bool {
     record.is_empty() || (comments && record[0] == b'#')
 }
 
-/// Counts records that were left out, and says so now and then.
-#[derive(Debug, Default)]
-struct LeftOut {
-    count: u64,
-    said: Option<Instant>,
-}
-
-impl LeftOut {
-    fn one(&mut self, table: &str, place: &str, bad: &BadRecord) {
-        const AT_MOST_EVERY: Duration = Duration::from_secs(10);
-        self.count += 1;
-        if self.said.is_none_or(|at| at.elapsed() >= AT_MOST_EVERY) {
-            self.said = Some(Instant::now());
-            tracing::warn!(table, place, error = %bad, left_out = self.count, "record does not fit and is left out");
-        }
-    }
-}
-
 /// A chunk and the record in it that comes next.
 #[derive(Debug)]
 struct Current {
@@ -292,9 +245,7 @@ struct FilePartition {
     current: Option<Current>,
     position: FilePosition,
     ended: bool,
-    on_error: OnError,
-    dead_letters: Option<Arc<Mutex<DeadLetters>>>,
-    left_out: LeftOut,
+    misfits: Misfits,
     stats: Arc<SourceStats>,
 }
 
@@ -306,7 +257,7 @@ impl FilePartition {
     /// Decodes records of the current chunk until `budget` is used up; false when the chunk is done.
     fn decode(&mut self, current: &mut Current, budget: &mut usize) -> Result<bool, SourceError> {
         while let Some(end) = current.chunk.ends.get(current.next) {
-            if *budget == 0 || self.decoder.full() {
+            if *budget == 0 || self.decoder.full() || self.misfits.enough() {
                 return Ok(true);
             }
             *budget -= 1;
@@ -334,35 +285,8 @@ impl FilePartition {
         }
         match self.decoder.push(record) {
             Ok(()) => Ok(()),
-            Err(bad) => self.bad(record, &bad),
+            Err(bad) => self.misfits.add(&Origin::File { file: &self.file, line }, &bad, record),
         }
-    }
-
-    #[cold]
-    fn bad(&mut self, record: &[u8], bad: &BadRecord) -> Result<(), SourceError> {
-        let line = self.position.line;
-        match self.on_error {
-            OnError::Fail => {
-                let advice = "mend the record, or set 'on-error' = 'skip' or 'dead-letter'";
-                return Err(self.error(line, format!("{bad}; {advice}")));
-            }
-            OnError::Skip => self.stats.skip(),
-            OnError::DeadLetter => {
-                self.stats.dead_letter();
-                let error = bad.to_string();
-                let letter = Letter { file: &self.file, line, error: &error, record };
-                self.with_letters(|letters| letters.write(&letter))?;
-            }
-        }
-        self.left_out.one(&self.table, &format!("{}:{line}", self.file), bad);
-        Ok(())
-    }
-
-    fn with_letters(&self, act: impl FnOnce(&mut DeadLetters) -> std::io::Result<()>) -> Result<(), SourceError> {
-        let Some(letters) = &self.dead_letters else { return Ok(()) };
-        let mut letters = letters.lock().unwrap_or_else(PoisonError::into_inner);
-        let done = act(&mut letters);
-        done.map_err(|e| self.error(self.position.line, explain("write", letters.path(), &e)))
     }
 }
 
@@ -372,9 +296,9 @@ impl SourcePartition for FilePartition {
     }
 
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
-        let (before, bad_before) = (self.position.offset, self.left_out.count);
+        let before = self.position.offset;
         let mut budget = max_rows;
-        while budget > 0 && !self.ended && !self.decoder.full() {
+        while budget > 0 && !self.ended && !self.decoder.full() && !self.misfits.enough() {
             let mut current = match self.current.take() {
                 Some(current) => current,
                 None => match self.reader.next() {
@@ -397,10 +321,6 @@ impl SourcePartition for FilePartition {
                 self.stats.at(current.chunk.stored);
             }
         }
-        if self.left_out.count > bad_before && self.on_error == OnError::DeadLetter {
-            // The position behind the letters may be committed at any time from now on.
-            self.with_letters(DeadLetters::sync)?;
-        }
         if self.position.offset > before {
             self.stats.add_bytes(self.position.offset - before);
             let batch = self.decoder.finish().map_err(|bad| self.error(self.position.line, bad.to_string()))?;
@@ -410,10 +330,14 @@ impl SourcePartition for FilePartition {
             return Ok(SourcePoll::Pending);
         }
         self.stats.at_end();
-        if self.left_out.count > 0 {
-            tracing::warn!(table = self.table, file = self.file, left_out = self.left_out.count, "file ended");
+        if self.misfits.left_out() > 0 {
+            tracing::warn!(table = self.table, file = self.file, left_out = self.misfits.left_out(), "file ended");
         }
         Ok(SourcePoll::End)
+    }
+
+    fn take_letters(&mut self) -> Option<EncodedRows> {
+        self.misfits.take()
     }
 
     fn position(&self) -> SourcePosition {

@@ -49,13 +49,13 @@ options! {
         "A partition without rows for this long no longer holds the watermark back.");
     /// `on-error`
     ON_ERROR = option("on-error", ValueKind::OneOf(&["fail", "skip", "dead-letter"]), &[Kafka, Filesystem],
-        "What happens with a record that does not fit the schema: the job fails and names the place, the record is counted and left out, or it is written to `dead-letter.path` (filesystem) or `dead-letter.topic` (kafka).").or("fail").ours();
+        "What happens with a record that does not fit the schema: the job fails and names the place, the record is counted and left out, or it becomes a dead letter in `dead-letter.path` or, for kafka, `dead-letter.topic`.").or("fail").ours();
     /// `dead-letter.path`
-    DEAD_LETTER_PATH = option("dead-letter.path", ValueKind::Text, &[Filesystem],
-        "JSON-lines file for records that do not fit: file, line, error, time and the original text.").ours();
+    DEAD_LETTER_PATH = option("dead-letter.path", ValueKind::Text, &[Kafka, Filesystem],
+        "JSON lines for records that do not fit: where each came from, the error, the time and the original bytes; each once, whatever is killed. A path that ends in `.jsonl` (or as in `path`) is one file, any other a directory of part files; relative to the job file.").ours();
     /// `dead-letter.topic`
     DEAD_LETTER_TOPIC = option("dead-letter.topic", ValueKind::Text, &[Kafka],
-        "Topic for records that do not fit.").ours();
+        "Topic for records that do not fit, on the table's cluster: the same JSON as in `dead-letter.path`, in the transaction of the commit. It must exist.").ours();
     /// `topic`
     TOPIC = option("topic", ValueKind::Text, &[Kafka],
         "The topic.").needed();

@@ -20,6 +20,8 @@ pub enum Fetched<'a> {
         offset: i64,
         /// Its value.
         value: Option<&'a [u8]>,
+        /// What is seldom asked for.
+        details: Details<'a>,
     },
     /// The end of the partition as it is now; the next record will have this offset or a later one.
     End {
@@ -28,6 +30,33 @@ pub enum Fetched<'a> {
     },
     /// The partition cannot be read any further.
     Failed(ClientError),
+}
+
+/// A record's key and time, looked up only when asked for.
+pub struct Details<'a>(&'a c::rd_kafka_message_t);
+
+impl std::fmt::Debug for Details<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Details")
+    }
+}
+
+impl<'a> Details<'a> {
+    /// The key.
+    pub fn key(&self) -> Option<&'a [u8]> {
+        let Self(message) = self;
+        // SAFETY: a message's key pointer is null or valid for its length while the message is, which is what 'a says.
+        (!message.key.is_null())
+            .then(|| unsafe { std::slice::from_raw_parts(message.key.cast::<u8>().cast_const(), message.key_len) })
+    }
+
+    /// Milliseconds since 1970-01-01T00:00:00Z.
+    pub fn timestamp_ms(&self) -> Option<i64> {
+        let mut kind = c::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE;
+        // SAFETY: the client made the message, which lives for 'a; the place for the kind lives until the call returns.
+        let at = unsafe { c::rd_kafka_message_timestamp(self.0, &raw mut kind) };
+        (at >= 0 && kind != c::rd_kafka_timestamp_type_t::RD_KAFKA_TIMESTAMP_NOT_AVAILABLE).then_some(at)
+    }
 }
 
 /// Reads one partition through its own queue, in batches, without ever blocking.
@@ -147,7 +176,7 @@ unsafe fn fetched(message: &c::rd_kafka_message_t) -> Fetched<'_> {
             // SAFETY: by the function's contract; null means a tombstone.
             let value = (!message.payload.is_null())
                 .then(|| unsafe { std::slice::from_raw_parts(message.payload.cast::<u8>().cast_const(), message.len) });
-            Fetched::Record { offset: message.offset, value }
+            Fetched::Record { offset: message.offset, value, details: Details(message) }
         }
         c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR__PARTITION_EOF => Fetched::End { offset: message.offset },
         error => {

@@ -34,7 +34,7 @@ pub(super) struct FencedLog {
 
 /// Fences, if the job has a Kafka sink.
 pub(super) fn fence(config: &PodConfig, job_uid: &str, sinks: &[OpenSink<'_>]) -> Result<Option<FencedLog>, PodError> {
-    let Some(properties) = log_cluster(config, sinks)? else { return Ok(None) };
+    let Some(properties) = log_cluster(sinks)? else { return Ok(None) };
     let (sources, group) = riding(config, &config.planned.graph, &properties)?;
     let fenced = KafkaCommitLog::fence(KafkaLogConfig {
         properties,
@@ -50,19 +50,19 @@ pub(super) fn fence(config: &PodConfig, job_uid: &str, sinks: &[OpenSink<'_>]) -
 }
 
 /// The cluster of the job's Kafka sinks: one, because one transaction cannot span two.
-fn log_cluster(config: &PodConfig, sinks: &[OpenSink<'_>]) -> Result<Option<KafkaProperties>, ConnectorError> {
+fn log_cluster(sinks: &[OpenSink<'_>]) -> Result<Option<KafkaProperties>, ConnectorError> {
     let mut first: Option<(&str, KafkaProperties)> = None;
     for sink in sinks {
-        let (SinkTarget::Kafka(target), NodeKind::Sink(node)) = (&sink.target, &sink.node.kind) else { continue };
+        let SinkTarget::Kafka(target) = &sink.target else { continue };
         let own = KafkaProperties::from_checked(&target.properties);
         match &first {
-            None => first = Some((&node.table, own)),
+            None => first = Some((sink.table, own)),
             Some((other, cluster)) if !cluster.same_cluster(&own) => {
                 return Err(ConnectorError {
-                    table: table(config, &node.table).name.clone(),
+                    table: sink.table.to_owned(),
                     option: Some("properties.bootstrap.servers".into()),
                     message: format!(
-                        "is on another Kafka cluster than the sink {other}; one transaction cannot span two clusters: write to one, or make two jobs"
+                        "is on another Kafka cluster than {other}, which is also written to; one transaction cannot span two clusters: write to one, or make two jobs"
                     ),
                 });
             }

@@ -11,7 +11,7 @@ use crate::key::{KeyEncoder, ShardId};
 use crate::operators::calc;
 use crate::operators::window::WindowAggregate;
 use crate::shuffle::{Gate, Outbox};
-use crate::sink::{SinkChunk, SinkEncoder};
+use crate::sink::{EncodedRows, SinkChunk, SinkEncoder, SinkPayload};
 use crate::state::ChangeBatch;
 use crate::watermark::{EventTime, MinOfInputs};
 use crate::worker::commits::Commits;
@@ -200,11 +200,16 @@ impl Flow {
         Ok(())
     }
 
-    fn give_out(&mut self, index: usize, payloads: Vec<crate::sink::SinkPayload>) {
+    fn give_out(&mut self, index: usize, payloads: Vec<SinkPayload>) {
         let (sink, interval) = (self.nodes[index].id, self.nodes[index].interval);
         for payload in payloads {
             self.commits.chunk(interval, SinkChunk { sink, worker: self.worker, payload });
         }
+    }
+
+    /// Dead letters of a source go to the committer under the source's own id.
+    pub(super) fn give_letters(&mut self, source: usize, letters: EncodedRows) {
+        self.give_out(source, vec![SinkPayload::Rows(letters)]);
     }
 
     fn on_time(&mut self, port: Port, time: EventTime) -> Result<(), WorkerError> {

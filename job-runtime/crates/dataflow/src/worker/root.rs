@@ -192,7 +192,11 @@ impl SourceInput {
         if partition.ended {
             return Ok(false);
         }
-        match partition.source.poll(max_rows)? {
+        let polled = partition.source.poll(max_rows)?;
+        if let Some(letters) = partition.source.take_letters() {
+            flow.give_letters(node, letters);
+        }
+        match polled {
             SourcePoll::Batch(decoded) => {
                 self.on_rows(index, node, decoded, flow)?;
                 Ok(true)

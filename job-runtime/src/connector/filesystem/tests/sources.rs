@@ -119,29 +119,72 @@ fn skipped_records_leave_the_others() {
 }
 
 #[test]
-fn each_bad_record_is_in_the_dead_letter_file_once_after_restarts() {
+fn dead_letters_come_with_the_position_behind_them() {
     let dir = tempfile::tempdir().unwrap();
     let text: String = (0..40).map(|i| if i % 3 == 0 { format!("bad{i},x\n") } else { format!("{i},x\n") }).collect();
     std::fs::write(dir.path().join("in.csv"), format!("a,b\n{text}")).unwrap();
     let extra = [("on-error", "dead-letter"), ("dead-letter.path", "dead/letters.jsonl")];
     let options = [CSV.as_slice(), &extra].concat();
     let factory = source(&table(&columns(), &options), &columns(), dir.path()).unwrap();
-    let mut at = None;
+    let (mut at, mut letters) = (None, Vec::new());
     loop {
-        // What a poll behind the committed position has written is written again by the next process.
+        // A new partition after every poll; what another poll gave and was not committed is given again.
         let mut partition = open(factory.as_ref(), &one("in.csv"), at.clone()).unwrap();
         if poll(partition.as_mut(), 5).unwrap().is_none() {
             break;
         }
+        letters.extend(partition.take_letters().into_iter().flat_map(|l| lines(&l)));
         at = Some(partition.position());
         poll(partition.as_mut(), 9).unwrap();
+        drop(partition.take_letters());
+        assert!(partition.take_letters().is_none(), "each is given once");
     }
-    let letters = std::fs::read_to_string(dir.path().join("dead/letters.jsonl")).unwrap();
-    let letters: Vec<serde_json::Value> = letters.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let lines: Vec<_> = letters.iter().map(|l| l["line"].as_u64().unwrap()).collect();
-    assert_eq!(lines, (0..40).filter(|i| i % 3 == 0).map(|i| i + 2).collect::<Vec<_>>());
-    assert_eq!(letters[1]["record"], "bad3,x");
+    let numbers: Vec<_> = letters.iter().map(|l| l["line"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, (0..40).filter(|i| i % 3 == 0).map(|i| i + 2).collect::<Vec<_>>());
+    assert_eq!((&letters[1]["record"], &letters[1]["table"]), (&"bad3,x".into(), &"t".into()));
     assert_eq!(letters[1]["error"], "column a: 'bad3' is no BIGINT");
+}
+
+fn lines(letters: &dataflow::sink::EncodedRows) -> Vec<serde_json::Value> {
+    let lines = letters.bytes.split_inclusive(|b| *b == b'\n');
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+#[test]
+fn a_file_of_bad_records_only_is_given_in_pieces() {
+    let dir = tempfile::tempdir().unwrap();
+    let long = "x".repeat(1000);
+    std::fs::write(dir.path().join("in.csv"), format!("a,b\n{}", format!("bad,{long}\n").repeat(20_000))).unwrap();
+    let extra = [("on-error", "dead-letter"), ("dead-letter.path", "letters.jsonl")];
+    let options = [CSV.as_slice(), &extra].concat();
+    let mut partition = partition(dir.path(), &options, "in.csv");
+    let (mut records, mut largest) = (0, 0);
+    while poll(partition.as_mut(), usize::MAX).unwrap().is_some() {
+        let letters = partition.take_letters().unwrap_or_default();
+        records += letters.ends.len();
+        largest = largest.max(letters.bytes.len());
+    }
+    assert_eq!(records, 20_000);
+    assert!(largest < (1 << 20) + 2000, "{largest}");
+}
+
+#[test]
+fn contradictions_of_dead_letters_are_refused() {
+    let dead = ("on-error", "dead-letter");
+    let kafka = [("connector", "kafka"), ("topic", "t"), ("format", "csv"), ("scan.startup.mode", "earliest-offset")];
+    let both = [dead, ("dead-letter.path", "p"), ("dead-letter.topic", "d")];
+    for (fixed, extra, said) in [
+        (&CSV, &[dead][..], "needs 'dead-letter.path'"),
+        (&CSV, &[("dead-letter.path", "p")], "does nothing without"),
+        (&kafka, &[dead], "needs 'dead-letter.topic' or 'dead-letter.path'"),
+        (&kafka, &[("dead-letter.topic", "d")], "does nothing without"),
+        (&kafka, &both, "go to one place"),
+        (&kafka, &[dead, ("dead-letter.topic", "t")], "is the topic that is read"),
+    ] {
+        let table = table(&columns(), &[fixed.as_slice(), extra].concat());
+        let error = crate::connector::registry::validate(&table, true, false).unwrap_err();
+        assert!(error.message.contains(said), "{extra:?}: {error}");
+    }
 }
 
 #[test]

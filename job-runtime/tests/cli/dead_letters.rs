@@ -1,0 +1,108 @@
+//! Records that do not fit: each is a dead letter once, whatever is killed, and a job of nothing else stays small.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::workshop::{Moments, Workshop};
+
+const RECORDS: usize = 150_000;
+const KILLS: usize = 10;
+
+const JOB: &str = "apiVersion: millstream.io/v1alpha1
+kind: StreamJob
+metadata:
+  name: parcels
+spec:
+  sql: |
+    CREATE TABLE parcels (id BIGINT, weight INT) WITH (
+      'connector' = 'filesystem', 'path' = 'parcels', 'format' = 'csv',
+      'on-error' = 'dead-letter', 'dead-letter.path' = 'out/letters.jsonl'
+    );
+    CREATE TABLE heavy (id BIGINT, weight INT) WITH (
+      'connector' = 'filesystem', 'path' = 'out/heavy.csv', 'format' = 'csv'
+    );
+    INSERT INTO heavy SELECT id, weight FROM parcels WHERE weight >= 0;
+";
+
+fn is_bad(id: usize) -> bool {
+    id % 5 == 3 || id % 1000 < 40
+}
+
+/// Two files, so that two partitions write letters.
+fn parcels() -> [String; 2] {
+    let mut files = [String::new(), String::new()];
+    for id in 0..RECORDS {
+        let weight = if is_bad(id) { "heavy".to_owned() } else { (id % 50).to_string() };
+        writeln!(files[id % 2], "{id},{weight}").unwrap();
+    }
+    files
+}
+
+fn workshop(files: &[String; 2]) -> Workshop {
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", JOB);
+    std::fs::create_dir(workshop.path("parcels")).unwrap();
+    workshop.write("parcels/a.csv", &files[0]);
+    workshop.write("parcels/b.csv", &files[1]);
+    workshop
+}
+
+fn check(workshop: &Workshop) {
+    let outcome = workshop.run(&["run", "job.yaml"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let number = |text: &str| text.split(',').next().unwrap().parse::<usize>().unwrap();
+    let mut good: Vec<usize> = workshop.read("out/heavy.csv").lines().map(number).collect();
+    good.sort_unstable();
+    assert!(good == (0..RECORDS).filter(|id| !is_bad(*id)).collect::<Vec<_>>(), "{} rows", good.len());
+    let mut bad = Vec::new();
+    for line in workshop.read("out/letters.jsonl").lines() {
+        let letter: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let id = number(letter["record"].as_str().unwrap());
+        // Line by line, one record for each file in turn.
+        assert_eq!(letter["line"].as_u64(), Some(id as u64 / 2 + 1), "{line}");
+        let file = if id % 2 == 0 { "parcels/a.csv" } else { "parcels/b.csv" };
+        assert!(letter["file"].as_str().unwrap().ends_with(file), "{line}");
+        assert_eq!(letter["record"], format!("{id},heavy"));
+        bad.push(id);
+    }
+    bad.sort_unstable();
+    assert!(bad == (0..RECORDS).filter(|id| is_bad(*id)).collect::<Vec<_>>(), "{} letters", bad.len());
+}
+
+#[test]
+fn killed_at_random_moments_each_dead_letter_is_written_once() {
+    let files = parcels();
+    let begin = std::time::Instant::now();
+    check(&workshop(&files));
+    let whole = begin.elapsed().as_millis() as u64;
+    let mut moments = Moments::new();
+    let (mut kills, mut rounds) = (0, 0);
+    while kills < KILLS {
+        let workshop = workshop(&files);
+        while kills < KILLS && workshop.start(&["run", "job.yaml"]).kill_after(moments.between(5, whole.max(20))) {
+            kills += 1;
+        }
+        check(&workshop);
+        rounds += 1;
+        assert!(rounds < 100, "only {kills} kills hit in {rounds} rounds");
+    }
+}
+
+#[test]
+fn a_job_whose_every_record_is_bad_stays_small_and_loses_none() {
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", JOB);
+    std::fs::create_dir(workshop.path("parcels")).unwrap();
+    let records = 200_000;
+    workshop.write("parcels/a.csv", &format!("many,{}\n", "x".repeat(400)).repeat(records));
+    let outcome = workshop.run(&["run", "job.yaml", "--report", "json"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let report: Value = serde_json::from_str(outcome.stdout.lines().last().unwrap()).unwrap();
+    assert_eq!((&report["dead_letters"], &report["rows_in"]), (&records.into(), &0.into()));
+    let letters = std::fs::metadata(workshop.path("out/letters.jsonl")).unwrap().len();
+    let peak = report["peak_rss_bytes"].as_u64().unwrap();
+    println!("{letters} bytes of letters, {peak} bytes of memory at most");
+    assert!(letters > 100 << 20, "{letters}");
+    assert!(peak < 160 << 20, "{peak}");
+}
