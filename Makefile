@@ -17,6 +17,7 @@ help: ## print this
 demo: ## install what is missing, then run the main job on real data: flights.csv, delay per airport and hour
 	@e2e/lab/setup build
 	@cargo build --workspace --bin millstream
+	@rm -rf examples/flights/out .millstream/flight-delays
 	@$(CARGO_TARGET_DIR)/debug/millstream run examples/flights/delays.yaml
 
 test: ## everything: checks, unit tests, then tests on real Kafka, S3 and Kubernetes (under 25 minutes with warm caches)

@@ -4,6 +4,7 @@
 //! know formats (module `format`).
 
 pub mod client;
+pub mod fence;
 pub mod ffi;
 pub mod producer;
 pub mod properties;

@@ -13,5 +13,7 @@ mod exactly_once;
 mod flights;
 #[path = "cli/pod.rs"]
 mod pod;
+#[path = "cli/stopping.rs"]
+mod stopping;
 #[path = "cli/workshop.rs"]
 mod workshop;

@@ -3,8 +3,8 @@
 //! Owns the order of the calls and what an error means. Recovery is in `recover`; it does not decide when to commit (crate `checkpoint`).
 //!
 //! # Start
-//! 1. [`KafkaCommitLog::fence`]: `init_transactions`, before anything slow. It ends the open transaction of the process before us, which holds
-//!    back every reader of its topics, and makes sure that this process can commit nothing any more.
+//! 1. [`KafkaCommitLog::fence`]: `init_transactions`, before anything slow. It makes sure that the process before us can commit nothing any
+//!    more. What that process left open holds back every reader of its topics, and is ended even before (see `kafka::fence`).
 //! 2. [`Fenced::recover`]: internal topics, the control topic to its end (is the pod still an owner?), the changelog's tail into the stores.
 //! 3. [`KafkaCommitLog::committed_offsets`]: where the sources go on.
 //!

@@ -315,6 +315,48 @@ impl ConsumerClient {
         self.until_deadline(topic, |timeout| self.consumer.fetch_watermarks(topic, partition, timeout))
     }
 
+    /// First offset and end of several partitions of a topic, in their order, as [`Self::watermarks`] but in two requests.
+    ///
+    /// # Errors
+    /// As [`Self::partitions`].
+    pub fn all_watermarks(&self, topic: &str, partitions: &[i32]) -> Result<Vec<(i64, i64)>, ConnectError> {
+        let low = self.edges(topic, partitions, Offset::Beginning)?;
+        let high = self.edges(topic, partitions, Offset::End)?;
+        Ok(low.into_iter().zip(high).collect())
+    }
+
+    /// The ends of several partitions of a topic, in their order (the last stable offsets for a read_committed consumer).
+    ///
+    /// # Errors
+    /// As [`Self::partitions`].
+    pub fn ends(&self, topic: &str, partitions: &[i32]) -> Result<Vec<i64>, ConnectError> {
+        self.edges(topic, partitions, Offset::End)
+    }
+
+    /// The request that looks offsets up by time knows the two edges as special times; the client passes them through.
+    fn edges(&self, topic: &str, partitions: &[i32], edge: Offset) -> Result<Vec<i64>, ConnectError> {
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
+        self.until_deadline(topic, |timeout| {
+            let mut wanted = TopicPartitionList::with_capacity(partitions.len());
+            for partition in partitions {
+                wanted.add_partition_offset(topic, *partition, edge)?;
+            }
+            let found = self.consumer.offsets_for_times(wanted, timeout)?;
+            let offset = |partition: &i32| {
+                let missing = KafkaError::OffsetFetch(Code::UnknownPartition);
+                let element = found.find_partition(topic, *partition).ok_or(missing.clone())?;
+                element.error()?;
+                match element.offset() {
+                    Offset::Offset(offset) => Ok(offset),
+                    _ => Err(missing),
+                }
+            };
+            partitions.iter().map(offset).collect()
+        })
+    }
+
     /// The first offset at or after a time, or the partition's end.
     ///
     /// # Errors

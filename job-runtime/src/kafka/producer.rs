@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::client::ConnectError;
+use super::fence;
 use super::ffi::RawProducer;
 use super::properties::KafkaProperties;
 
@@ -24,12 +25,23 @@ pub const TRANSACTION_TIMEOUT_MS: u32 = 15_000;
 const GRACE: Duration = Duration::from_secs(3);
 const INIT_SLICE: Duration = Duration::from_secs(2);
 
+/// An open transaction is ended in a few milliseconds. Past this the client's own fence does it.
+const HEAD_START: Duration = Duration::from_secs(2);
+
 type Call = Box<dyn FnOnce(&RawProducer) + Send>;
+
+/// What the raw fence before the client's needs to know.
+struct HeadStart {
+    properties: KafkaProperties,
+    transactional_id: String,
+    transaction_timeout_ms: u32,
+}
 
 /// See the module's documentation.
 pub struct TransactionalProducer {
     raw: Arc<RawProducer>,
     servers: String,
+    head_start: HeadStart,
     calls: Option<SyncSender<Call>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -41,7 +53,8 @@ impl TransactionalProducer {
     /// When the client does not take a property.
     pub fn new(properties: &KafkaProperties, transactional_id: &str) -> Result<Self, ConnectError> {
         let servers = properties.bootstrap_servers().to_owned();
-        let timeout = TRANSACTION_TIMEOUT_MS.to_string();
+        let timeout = properties.get("transaction.timeout.ms").map(str::to_owned);
+        let timeout = timeout.unwrap_or_else(|| TRANSACTION_TIMEOUT_MS.to_string());
         let mut all = vec![
             ("linger.ms", "5"),
             ("compression.type", "lz4"),
@@ -58,7 +71,7 @@ impl TransactionalProducer {
             ("transactional.id", transactional_id),
             ("enable.idempotence", "true"),
             ("acks", "all"),
-            ("transaction.timeout.ms", properties.get("transaction.timeout.ms").unwrap_or(&timeout)),
+            ("transaction.timeout.ms", &timeout),
         ]);
         let other =
             |what: &str, reason: String| ConnectError::Other { what: what.into(), servers: servers.clone(), reason };
@@ -68,7 +81,13 @@ impl TransactionalProducer {
         let serve = move || received.into_iter().for_each(|call: Call| call(&producer));
         let thread = std::thread::Builder::new().name("millstream-txn".into()).spawn(serve);
         let thread = Some(thread.map_err(|e| other("starting a thread", e.to_string()))?);
-        Ok(Self { raw, servers, calls: Some(calls), thread })
+        let head_start = HeadStart {
+            properties: properties.clone(),
+            transactional_id: transactional_id.to_owned(),
+            // The client has taken the value already.
+            transaction_timeout_ms: timeout.parse().unwrap_or(TRANSACTION_TIMEOUT_MS),
+        };
+        Ok(Self { raw, servers, head_start, calls: Some(calls), thread })
     }
 
     /// The producer, for calls that do not block.
@@ -87,6 +106,14 @@ impl TransactionalProducer {
     /// When no broker answers in time, or the user may not use the id.
     pub fn init(&mut self, deadline: Duration) -> Result<(), ConnectError> {
         let start = Instant::now();
+        let HeadStart { properties, transactional_id, transaction_timeout_ms } = &self.head_start;
+        match fence::end_open_transaction(properties, transactional_id, *transaction_timeout_ms, HEAD_START) {
+            Ok(()) => tracing::debug!(ms = start.elapsed().as_millis() as u64, "ended what was open"),
+            Err(error) => tracing::debug!(%error, "no head start for the fence"),
+        }
+        if let Err(error) = self.raw.connect(HEAD_START.min(deadline)) {
+            tracing::debug!(error = error.text, "no broker is connected yet");
+        }
         loop {
             let left = deadline.saturating_sub(start.elapsed()).max(Duration::from_millis(100));
             let slice = left.min(INIT_SLICE);

@@ -148,8 +148,11 @@ impl Fenced {
         let start = Instant::now();
         // Reads everything, also what is not committed: the control topic is plain, and its view of an end is the high watermark.
         let plain = self.client(&[("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")])?;
-        self.internal_topics(&plain)?;
+        let made = self.internal_topics(&plain)?;
+        let topics_ms = start.elapsed().as_millis() as u64;
         self.check_assignment(&plain)?;
+        let assignment_ms = start.elapsed().as_millis() as u64;
+        tracing::debug!(made, topics_ms, assignment_ms, "internal topics and assignment");
         let records = self.changelog_tail(&plain, stores)?;
         tracing::info!(records, ms = start.elapsed().as_millis() as u64, "state is at the end of the changelog");
         Ok(KafkaCommitLog::new(self.config, self.producer))
@@ -159,7 +162,8 @@ impl Fenced {
         ConsumerClient::new(&self.config.properties, own, self.config.deadline)
     }
 
-    fn internal_topics(&self, client: &ConsumerClient) -> Result<(), RecoverError> {
+    /// Makes what is missing; true if something was.
+    fn internal_topics(&self, client: &ConsumerClient) -> Result<bool, RecoverError> {
         let wanted = [
             (names::control_topic(&self.config.job_uid), 1),
             (names::changelog_topic(&self.config.job_uid), i32::from(self.config.shards.count())),
@@ -173,7 +177,10 @@ impl Fenced {
                 Err(error) => return Err(error.into()),
             }
         }
-        if missing.is_empty() { Ok(()) } else { self.create_topics(client, &missing) }
+        if !missing.is_empty() {
+            self.create_topics(client, &missing)?;
+        }
+        Ok(!missing.is_empty())
     }
 
     fn create_topics(&self, client: &ConsumerClient, missing: &[(String, i32)]) -> Result<(), RecoverError> {
@@ -270,7 +277,8 @@ impl Fenced {
         let servers = self.config.properties.bootstrap_servers();
         let failed = |e: ClientError| ConnectError::new(servers, &topic, e.code, &e.text, self.config.deadline, None);
         let mut properties = self.config.properties.producer();
-        properties.extend([("acks", "all"), ("enable.idempotence", "true"), ("linger.ms", "0")]);
+        // Not idempotent, which may cost a start half a second: of two records with one number the first stands.
+        properties.extend([("acks", "all"), ("enable.idempotence", "false"), ("linger.ms", "0")]);
         let producer = crate::kafka::ffi::RawProducer::new(&properties).map_err(failed)?;
         let deadline = Instant::now() + self.config.deadline;
         producer.produce(&topic, 0, &assignment.encode(self.job), 0, deadline).map_err(failed)?;
@@ -285,13 +293,7 @@ impl Fenced {
     fn changelog_tail<S: ShardStore>(&self, plain: &ConsumerClient, stores: &mut [S]) -> Result<u64, RecoverError> {
         let topic = names::changelog_topic(&self.config.job_uid);
         let committed = self.client(&[("isolation.level", "read_committed"), ("enable.partition.eof", "true")])?;
-        let mut tails = Vec::new();
-        for store in stores.iter() {
-            let tail = self.tail(plain, &committed, &topic, store.shard(), store.applied())?;
-            if tail.from < tail.end {
-                tails.push(tail);
-            }
-        }
+        let tails = self.tails(plain, &committed, &topic, stores)?;
         let mut records = 0;
         read_tails(&committed, &topic, &tails, &mut |partition, offset, value| {
             let shard = ShardId(partition as u16);
@@ -311,58 +313,66 @@ impl Fenced {
         Ok(records)
     }
 
-    /// The part of a shard's partition that its store does not have; checks that the two fit.
-    fn tail(
+    /// The parts of the shards' partitions that their stores do not have; checks that log and stores fit.
+    fn tails<S: ShardStore>(
         &self,
         plain: &ConsumerClient,
         committed: &ConsumerClient,
         topic: &str,
-        shard: ShardId,
-        applied: Option<LogOffset>,
-    ) -> Result<Tail, RecoverError> {
-        let partition = i32::from(shard.0);
-        let (low, high) = plain.watermarks(topic, partition)?;
-        let stable = self.stable_end(committed, topic, shard, high)?;
-        let gap =
-            |applied: i64, advice| RecoverError::Gap { shard, topic: topic.to_owned(), applied, low, high, advice };
-        let from = match applied {
-            None if low > 0 => {
-                return Err(gap(-1, "the beginning was deleted and there is no snapshot: the state is lost"));
+        stores: &[S],
+    ) -> Result<Vec<Tail>, RecoverError> {
+        let partitions: Vec<i32> = stores.iter().map(|store| i32::from(store.shard().0)).collect();
+        let edges = plain.all_watermarks(topic, &partitions)?;
+        self.await_stable(committed, topic, &partitions, &edges)?;
+        let mut tails = Vec::new();
+        for (store, (low, high)) in stores.iter().zip(edges) {
+            let from = first_missing(topic, store.shard(), store.applied(), low, high)?;
+            if from < high {
+                tails.push(Tail { partition: i32::from(store.shard().0), from, end: high });
             }
-            None => 0,
-            Some(applied) if applied.0 >= high => {
-                return Err(gap(
-                    applied.0,
-                    "the topic was made anew or is another one; drop the local state with --fresh",
-                ));
-            }
-            Some(applied) if low > applied.0 + 1 => {
-                return Err(gap(applied.0, "what lies between was deleted: the state is lost"));
-            }
-            Some(applied) => applied.0 + 1,
-        };
-        Ok(Tail { partition, from, end: stable })
+        }
+        Ok(tails)
     }
 
     /// After the fence nothing is open: the last stable offset is the high watermark, a moment later at most.
-    fn stable_end(
+    fn await_stable(
         &self,
         committed: &ConsumerClient,
         topic: &str,
-        shard: ShardId,
-        high: i64,
-    ) -> Result<i64, RecoverError> {
+        partitions: &[i32],
+        edges: &[(i64, i64)],
+    ) -> Result<(), RecoverError> {
         let deadline = Instant::now() + self.config.deadline;
         loop {
-            let stable = committed.watermarks(topic, i32::from(shard.0))?.1;
-            if stable >= high {
-                return Ok(stable);
-            }
+            let stable = committed.ends(topic, partitions)?;
+            let open = partitions.iter().zip(edges).zip(&stable).find(|((_, (_, high)), stable)| *stable < high);
+            let Some(((partition, _), stable)) = open else { return Ok(()) };
             if Instant::now() >= deadline {
-                return Err(RecoverError::Unfenced { topic: topic.to_owned(), partition: shard.0, stable });
+                let (topic, partition) = (topic.to_owned(), *partition as u16);
+                return Err(RecoverError::Unfenced { topic, partition, stable: *stable });
             }
             std::thread::park_timeout(Duration::from_millis(10));
         }
+    }
+}
+
+/// The first offset of a shard's partition (`low` to `high`) that its store lacks.
+fn first_missing(
+    topic: &str,
+    shard: ShardId,
+    applied: Option<LogOffset>,
+    low: i64,
+    high: i64,
+) -> Result<i64, RecoverError> {
+    let gap = |applied: i64, advice| RecoverError::Gap { shard, topic: topic.to_owned(), applied, low, high, advice };
+    match applied {
+        None if low > 0 => Err(gap(-1, "the beginning was deleted and there is no snapshot: the state is lost")),
+        None => Ok(0),
+        Some(applied) if applied.0 >= high => {
+            Err(gap(applied.0, "the topic was made anew or is another one; drop the local state with --fresh"))
+        }
+        Some(applied) if low > applied.0 + 1 => Err(gap(applied.0, "what lies between was deleted: the state is lost")),
+        Some(applied) => Ok(applied.0 + 1),
     }
 }
 

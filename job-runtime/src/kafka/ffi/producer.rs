@@ -89,6 +89,26 @@ impl RawProducer {
         }
     }
 
+    /// Waits until a broker is connected. A client that asks for its producer id before sleeps 500 ms before it asks again.
+    ///
+    /// # Errors
+    /// The client's.
+    pub fn connect(&self, timeout: Duration) -> Result<(), ClientError> {
+        let mut metadata = ptr::null();
+        // SAFETY: the client is alive; without a topic only brokers are asked for; what comes back is ours and is destroyed at once.
+        let error = unsafe {
+            let error = c::rd_kafka_metadata(self.client, 0, ptr::null_mut(), &raw mut metadata, millis(timeout));
+            if !metadata.is_null() {
+                c::rd_kafka_metadata_destroy(metadata);
+            }
+            error
+        };
+        match error {
+            c::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR => Ok(()),
+            error => Err(ClientError::plain(error)),
+        }
+    }
+
     /// Fences earlier producers of the transactional id and ends their transactions. May be called again after a time-out.
     ///
     /// # Errors
