@@ -8,6 +8,7 @@ pub mod fence;
 pub mod ffi;
 pub mod producer;
 pub mod properties;
+pub mod shuffle;
 pub mod sink;
 pub mod source;
 

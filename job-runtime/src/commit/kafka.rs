@@ -5,7 +5,8 @@
 //! # Start
 //! 1. [`KafkaCommitLog::fence`]: `init_transactions`, before anything slow. It makes sure that the process before us can commit nothing any
 //!    more. What that process left open holds back every reader of its topics, and is ended even before (see `kafka::fence`).
-//! 2. [`Fenced::recover`]: internal topics, the control topic to its end (is the pod still an owner?), the changelog's tail into the stores.
+//! 2. [`Fenced::assigned`]: internal topics, the control topic to its end: is the pod an owner, and of what?
+//!    [`Assigned::recover`]: the changelog's tail into the stores of its shards.
 //! 3. [`KafkaCommitLog::committed_offsets`]: where the sources go on.
 //!
 //! # A commit
@@ -23,6 +24,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 use checkpoint::{changelog, local_log, names};
+use dataflow::graph::OperatorUid;
 use dataflow::key::{ShardId, Shards};
 use dataflow::sink::{SinkChunk, SinkPayload};
 use dataflow::state::{ChangeBatch, LogOffset};
@@ -37,7 +39,7 @@ use crate::kafka::properties::KafkaProperties;
 
 mod recover;
 
-pub use recover::{Fenced, RecoverError};
+pub use recover::{Assigned, Fenced, RecoverError};
 
 /// Largest changelog record, below the broker's default limit of a megabyte.
 const CHANGELOG_RECORD: usize = 800 << 10;
@@ -58,6 +60,8 @@ pub struct KafkaLogConfig {
     pub pods: u16,
     /// Number of shards.
     pub shards: Shards,
+    /// Exchanges of the job: each has a topic when there are several pods.
+    pub exchanges: Vec<OperatorUid>,
     /// Consumer group of the committed offsets; `None` for the job's own.
     pub group: Option<String>,
     /// Replication factor of internal topics; `None` for the brokers' default.

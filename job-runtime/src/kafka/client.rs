@@ -254,6 +254,11 @@ impl ConsumerClient {
         self.consumer.context().last_error()
     }
 
+    /// The brokers.
+    pub fn servers(&self) -> &str {
+        &self.servers
+    }
+
     /// The consumer.
     pub fn consumer(&self) -> &Arc<BaseConsumer<Watch>> {
         &self.consumer

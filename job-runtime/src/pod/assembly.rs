@@ -11,7 +11,8 @@ use std::time::Instant;
 use checkpoint::commit::Triggers;
 use dataflow::exchange;
 use dataflow::graph::{Node, NodeId, NodeKind};
-use dataflow::key::{ShardId, Shards};
+use dataflow::key::ShardId;
+use dataflow::shuffle::ShuffleConfig;
 use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
 use dataflow::state::{ShardStore, StateError};
 use dataflow::worker::{Wake, WorkerConfig};
@@ -21,6 +22,7 @@ use super::counting::{Activity, Counting};
 use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
 use super::monitor::{Monitor, SourceView};
+use super::shuffle::Outward;
 use super::worker_thread::WorkerHandle;
 use crate::commit::CommitLog;
 use crate::commit::bookkeeping::{self, Home};
@@ -32,8 +34,10 @@ use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
 mod dead_letters;
 mod kafka;
+mod seat;
 
 use kafka::KafkaLog;
+use seat::Seat;
 
 /// Rows that a worker takes from one partition at a time.
 const ROWS_PER_POLL: usize = 4096;
@@ -79,6 +83,7 @@ struct OpenSource<'a> {
 
 /// The log, and the stores brought up to its end.
 struct Recovered {
+    seat: Seat,
     log: Log,
     stores: Vec<RocksShardStore>,
 }
@@ -100,6 +105,7 @@ impl Pod {
         let directory = StateDirectory::open(&config.state_dir, identity, config.fresh)?;
         config.connectors.job_uid = directory.job_uid().to_owned();
         config.connectors.bounded = bounded(&config)?;
+        seat::check(&config)?;
         let graph = Arc::new(config.planned.graph.clone());
         let mut sinks = open_sinks(&config, &graph.nodes)?;
         let recovered = recover(&config, &directory, &sinks)?;
@@ -177,7 +183,11 @@ fn open_sources<'a>(config: &PodConfig, nodes: &'a [Node]) -> Result<Vec<OpenSou
 fn recover(config: &PodConfig, directory: &StateDirectory, sinks: &[OpenSink<'_>]) -> Result<Recovered, PodError> {
     let fenced = kafka::fence(config, directory.job_uid(), sinks)?;
     let databases = RocksDatabases::new(&directory.shards_dir(), RocksConfig::default())?;
-    let mut stores = open_stores(&databases, config.shards)?;
+    let seat = match &fenced {
+        Some(fenced) => fenced.seat(config, directory.job_uid()),
+        None => Seat::alone(directory.job_uid(), config.shards),
+    };
+    let mut stores = open_stores(&databases, &seat.own_shards())?;
     let log = match fenced {
         Some(fenced) => Log::Kafka(fenced.recover(&mut stores)?),
         None => {
@@ -185,12 +195,11 @@ fn recover(config: &PodConfig, directory: &StateDirectory, sinks: &[OpenSink<'_>
             Log::Local(LocalCommitLog::open(&dir, directory.job_uid(), LocalLogConfig::default(), &mut stores)?)
         }
     };
-    Ok(Recovered { log, stores })
+    Ok(Recovered { seat, log, stores })
 }
 
 /// Opens the shards' databases, several at a time: opening waits for the disk, not for the processor.
-fn open_stores(databases: &RocksDatabases, shards: Shards) -> Result<Vec<RocksShardStore>, StateError> {
-    let all: Vec<ShardId> = shards.all().collect();
+fn open_stores(databases: &RocksDatabases, all: &[ShardId]) -> Result<Vec<RocksShardStore>, StateError> {
     let open = |shards: &[ShardId]| shards.iter().map(|shard| databases.open(*shard)).collect::<Result<Vec<_>, _>>();
     let each = all.len().div_ceil(OPENERS);
     std::thread::scope(|scope| {
@@ -223,6 +232,9 @@ struct Cast {
     activity: Vec<Arc<Activity>>,
     threads: Vec<Arc<OnceLock<Thread>>>,
     sources: Vec<(NodeId, dataflow::graph::OperatorUid)>,
+    /// From other pods, by worker, and to other pods.
+    inward: Vec<Option<ShuffleConfig>>,
+    outward: Option<Outward>,
 }
 
 impl Cast {
@@ -233,20 +245,18 @@ impl Cast {
         recovered: Recovered,
         monitor: &Monitor,
     ) -> Result<Self, PodError> {
-        let Recovered { log, stores } = recovered;
+        let Recovered { seat, log, stores } = recovered;
         let workers = config.workers;
         let home = Home::new(config.shards, stores[0].shard());
         let positions = Positions::find(&log, &stores, home, sources)?;
-        let (log, log_offsets): (Box<dyn CommitLog>, _) = match log {
-            Log::Local(log) => (Box::new(log), Vec::new()),
-            Log::Kafka(log) => (Box::new(log.log), log.sources),
+        let (log, log_offsets, properties): (Box<dyn CommitLog>, _, _) = match log {
+            Log::Local(log) => (Box::new(log), Vec::new(), None),
+            Log::Kafka(log) => {
+                let properties = log.log.properties().clone();
+                (Box::new(log.log), log.sources, Some(properties))
+            }
         };
-        let per_worker = u16::try_from(workers).expect("worker counts are checked against the shards");
-        let owner: Arc<[usize]> = config
-            .shards
-            .all()
-            .map(|shard| usize::from(shard.0) * usize::from(per_worker) / usize::from(config.shards.count()))
-            .collect();
+        let graph = &config.planned.graph;
         let mut cast = Self {
             home,
             log,
@@ -257,12 +267,18 @@ impl Cast {
             activity: (0..workers).map(|_| Arc::default()).collect(),
             threads: (0..workers).map(|_| Arc::default()).collect(),
             sources: sources.iter().map(|source| (source.node.id, source.node.uid)).collect(),
-            owner,
+            owner: seat.owner(workers),
+            inward: Vec::new(),
+            outward: seat.outward(graph, workers),
         };
-        for (store, worker) in stores.into_iter().zip(cast.owner.iter()) {
-            cast.stores[*worker].push(Box::new(store));
+        for store in stores {
+            let worker = cast.owner[usize::from(store.shard().0)];
+            cast.stores[worker].push(Box::new(store));
         }
-        cast.open_partitions(sources, positions, monitor)?;
+        cast.open_partitions(&seat, sources, positions, monitor)?;
+        cast.inward = seat.inward(graph, properties.as_ref(), &cast)?;
+        // How far other pods' rows are read is committed with the offsets of sources.
+        cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
         for (worker, encoders) in cast.encoders.iter_mut().enumerate() {
             for sink in sinks {
                 if let Some(factory) = &sink.factory {
@@ -273,9 +289,10 @@ impl Cast {
         Ok(cast)
     }
 
-    /// Partitions go round the workers, each source starting where the last one ended.
+    /// The pod's partitions go round the workers, each source starting where the last one ended.
     fn open_partitions(
         &mut self,
+        seat: &Seat,
         sources: &[OpenSource<'_>],
         mut positions: Positions,
         monitor: &Monitor,
@@ -283,8 +300,13 @@ impl Cast {
         let workers = self.partitions.len();
         let mut next = 0;
         for source in sources {
-            let read_before = positions.0.keys().any(|(node, _)| *node == source.node.id);
-            for id in source.factory.partitions()? {
+            let all = source.factory.partitions()?.into_iter().enumerate();
+            let own: Vec<PartitionId> =
+                all.filter(|(index, id)| seat.owns_source(source.table, &id.0, *index)).map(|(_, id)| id).collect();
+            // Of the pod's own: another pod may have committed before this one has ever run.
+            let known = |id: &PartitionId| positions.0.contains_key(&(source.node.id, id.clone()));
+            let read_before = own.iter().any(known);
+            for id in own {
                 let worker = next % workers;
                 next += 1;
                 let start = match positions.0.remove(&(source.node.id, id.clone())) {
@@ -324,12 +346,13 @@ impl Cast {
         started: Instant,
     ) -> Result<Parts, PodError> {
         let wakes: Vec<Wake> = (0..config.workers).map(|worker| self.wake(worker)).collect();
-        let ports = exchange::ports(&graph, config.workers, EXCHANGE_BATCHES, &wakes);
+        let make = if self.outward.is_some() { exchange::ports_of_pod } else { exchange::ports };
+        let ports = make(&graph, config.workers, EXCHANGE_BATCHES, &wakes);
         monitor.watch_queues(exchange::gauges(&ports));
-        let each =
-            ports.into_iter().zip(self.partitions).zip(self.encoders).zip(self.stores).zip(&self.threads).enumerate();
+        let own = self.partitions.into_iter().zip(self.encoders).zip(self.stores).zip(self.inward);
+        let each = ports.into_iter().zip(own).zip(&self.threads).enumerate();
         let mut workers = Vec::new();
-        for (index, ((((exchange, sources), encoders), stores), thread)) in each {
+        for (index, ((exchange, (((sources, encoders), stores), shuffle)), thread)) in each {
             let worker = WorkerConfig {
                 index,
                 workers: config.workers,
@@ -341,7 +364,7 @@ impl Cast {
                 stores,
                 exchange,
                 max_rows_per_poll: ROWS_PER_POLL,
-                shuffle: None,
+                shuffle,
             };
             let handle =
                 WorkerHandle::start(worker, Arc::clone(&self.activity[index]), std::thread::current(), started)?;
@@ -362,7 +385,7 @@ impl Cast {
             log_offsets: self.log_offsets,
             home: self.home,
             log: self.log,
-            shuffle: None,
+            shuffle: self.outward,
             triggers: Triggers { interval_ms, max_bytes: COMMIT_BYTES, max_rows: COMMIT_ROWS },
         })
     }

@@ -30,6 +30,13 @@ impl Activity {
         self.moved.swap(false, Ordering::AcqRel)
     }
 
+    /// A message of another pod was taken; `driver` is unparked after a pause.
+    pub(super) fn moved(&self, driver: &Thread) {
+        if !self.moved.swap(true, Ordering::AcqRel) {
+            driver.unpark();
+        }
+    }
+
     /// True once after rows went through any stream operator since the last call: windows also fire when a partition falls idle, without
     /// anything being read, and what they emit waits in the sink's encoder for a barrier.
     pub(super) fn take_stirred(&self) -> bool {
@@ -73,9 +80,7 @@ impl SourcePartition for Counting {
             let rows = batch.num_rows() as u64;
             self.activity.rows.fetch_add(rows, Ordering::Relaxed);
             self.stats.add_records(rows);
-            if !self.activity.moved.swap(true, Ordering::AcqRel) {
-                self.driver.unpark();
-            }
+            self.activity.moved(&self.driver);
         }
         Ok(found)
     }

@@ -41,6 +41,32 @@ pub enum PodError {
     /// A worker stopped on data or state.
     #[error(transparent)]
     Worker(#[from] WorkerError),
+    /// Several pods, and no log that they could share.
+    #[error(
+        "the job has {pods} pods and no sink with connector 'kafka': pods work together through Kafka; write to Kafka, or set spec.replicas: 1"
+    )]
+    PodsNeedKafka {
+        /// Number of pods.
+        pods: u16,
+    },
+    /// Several pods, and a sink that only one can write.
+    #[error(
+        "sink {table}: connector 'filesystem' cannot be written by {pods} pods; write to Kafka, or set spec.replicas: 1"
+    )]
+    PodsAndFiles {
+        /// Number of pods.
+        pods: u16,
+        /// The sink.
+        table: String,
+    },
+    /// A pod would have nothing to do.
+    #[error("the job has {pods} pods and {shards} shards: a pod needs a shard; set spec.replicas: {shards} or less")]
+    MorePodsThanShards {
+        /// Number of pods.
+        pods: u16,
+        /// Number of shards.
+        shards: u16,
+    },
     /// A thread of ours panicked: a bug.
     #[error("internal error in {thread}: {message}; this is a bug of Millstream")]
     Panic {
@@ -81,6 +107,9 @@ impl PodError {
             Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
             Self::Commit(_) | Self::Deadline { .. } => TerminationReason::CommitFailed,
             Self::Worker(_) => TerminationReason::RecordFailed,
+            Self::PodsNeedKafka { .. } | Self::PodsAndFiles { .. } | Self::MorePodsThanShards { .. } => {
+                TerminationReason::InvalidJob
+            }
             Self::Panic { .. } | Self::Protocol(_) | Self::Thread(_) => TerminationReason::Internal,
         }
     }

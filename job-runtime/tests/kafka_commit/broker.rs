@@ -35,6 +35,7 @@ pub(crate) fn config(uid: &str, shards: u16) -> KafkaLogConfig {
         ordinal: 0,
         pods: 1,
         shards: dataflow::key::Shards::new(shards).unwrap(),
+        exchanges: Vec::new(),
         group: None,
         replication: None,
         deadline: Duration::from_secs(10),
@@ -102,5 +103,5 @@ impl Reader {
 
 /// Fences, recovers into `stores`, and is ready.
 pub(crate) fn start<S: dataflow::state::ShardStore>(config: KafkaLogConfig, stores: &mut [S]) -> KafkaCommitLog {
-    KafkaCommitLog::fence(config).unwrap().recover(stores).unwrap()
+    KafkaCommitLog::fence(config).unwrap().assigned().unwrap().recover(stores).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Steps 2 of a start: internal topics, the control topic, and the changelog's tail into the stores.
+//! Step 2 of a start: internal topics, the control topic, and the changelog's tail into the stores.
 //!
 //! Everything here runs after the fence: no earlier process of this pod can write any more, so what is read to its end is the truth.
 
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use checkpoint::assignment::{self, Assignment, AssignmentError};
 use checkpoint::changelog::{self, ChangelogError};
 use checkpoint::{local_log, names};
+use dataflow::graph::OperatorUid;
 use dataflow::key::ShardId;
 use dataflow::state::{LogOffset, ShardStore, StateError};
 use dataflow::worker::Wake;
@@ -24,6 +25,10 @@ use crate::kafka::producer::TransactionalProducer;
 /// Recovery may take long after a long absence; it fails when nothing arrives for this time.
 const STALL: Duration = Duration::from_secs(30);
 const READ_BATCH: usize = 1000;
+/// A pod waits for pod 0 to make the job's first assignment so many times as long as for Kafka.
+const FIRST_ASSIGNMENT: u32 = 6;
+/// Segments of shuffle topics: what is trimmed leaves the disk soon.
+const SHUFFLE_SEGMENT: &str = "67108864";
 
 /// A job cannot go on from its log.
 #[derive(Debug, thiserror::Error)]
@@ -71,8 +76,11 @@ pub enum RecoverError {
         shards: u16,
     },
     /// No assignment was made yet, and this pod is not the one to make it.
-    #[error("the job has no assignment yet; pod 0 makes the first one")]
-    NoAssignment,
+    #[error("the job has no assignment yet, and pod 0, which makes the first one, did not within {seconds} s")]
+    NoAssignment {
+        /// How long was waited.
+        seconds: u64,
+    },
     /// A record of the changelog cannot be read.
     #[error("topic {topic}, partition {partition}, offset {offset}: {source}; the state cannot be rebuilt from here")]
     Changelog {
@@ -140,50 +148,57 @@ impl Fenced {
         Self { config, job, producer }
     }
 
-    /// Step 2 of a start: brings `stores` (the pod's shards) up to the end of the changelog.
+    /// Step 2 of a start: the internal topics, and what the pod owns.
     ///
     /// # Errors
     /// See [`RecoverError`].
-    pub fn recover<S: ShardStore>(self, stores: &mut [S]) -> Result<KafkaCommitLog, RecoverError> {
-        let start = Instant::now();
+    pub fn assigned(self) -> Result<Assigned, RecoverError> {
         // Reads everything, also what is not committed: the control topic is plain, and its view of an end is the high watermark.
         let plain = self.client(&[("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")])?;
-        let made = self.internal_topics(&plain)?;
-        let topics_ms = start.elapsed().as_millis() as u64;
-        self.check_assignment(&plain)?;
-        let assignment_ms = start.elapsed().as_millis() as u64;
-        tracing::debug!(made, topics_ms, assignment_ms, "internal topics and assignment");
-        let records = self.changelog_tail(&plain, stores)?;
-        tracing::info!(records, ms = start.elapsed().as_millis() as u64, "state is at the end of the changelog");
-        Ok(KafkaCommitLog::new(self.config, self.producer))
+        let (uid, shards) = (&self.config.job_uid, i32::from(self.config.shards.count()));
+        self.internal_topics(&plain, &[(names::control_topic(uid), 1), (names::changelog_topic(uid), shards)], &[])?;
+        let assignment = self.assignment(&plain)?;
+        if assignment.pods.len() > 1 {
+            let topic = |exchange: &OperatorUid| (names::shuffle_topic(uid, *exchange), shards);
+            let shuffles: Vec<_> = self.config.exchanges.iter().map(topic).collect();
+            self.internal_topics(&plain, &shuffles, &[("segment.bytes", SHUFFLE_SEGMENT)])?;
+        }
+        let (number, pods) = (assignment.number, assignment.pods.len());
+        tracing::info!(assignment = number, pods, "the pod is an owner");
+        Ok(Assigned { fenced: self, plain, assignment })
     }
 
     fn client(&self, own: &[(&str, &str)]) -> Result<ConsumerClient, ConnectError> {
         ConsumerClient::new(&self.config.properties, own, self.config.deadline)
     }
 
-    /// Makes what is missing; true if something was.
-    fn internal_topics(&self, client: &ConsumerClient) -> Result<bool, RecoverError> {
-        let wanted = [
-            (names::control_topic(&self.config.job_uid), 1),
-            (names::changelog_topic(&self.config.job_uid), i32::from(self.config.shards.count())),
-        ];
+    /// Checks topics, and makes those that are missing. Pods may do so at the same time.
+    fn internal_topics(
+        &self,
+        client: &ConsumerClient,
+        wanted: &[(String, i32)],
+        settings: &[(&str, &str)],
+    ) -> Result<(), RecoverError> {
         let mut missing = Vec::new();
         for (topic, expected) in wanted {
-            match client.partitions(&topic) {
-                Ok(found) if found == expected => {}
-                Ok(found) => return Err(RecoverError::Partitions { topic, found, expected }),
-                Err(ConnectError::NoTopic { .. }) => missing.push((topic, expected)),
+            match client.partitions(topic) {
+                Ok(found) if found == *expected => {}
+                Ok(found) => {
+                    return Err(RecoverError::Partitions { topic: topic.clone(), found, expected: *expected });
+                }
+                Err(ConnectError::NoTopic { .. }) => missing.push((topic.clone(), *expected)),
                 Err(error) => return Err(error.into()),
             }
         }
-        if !missing.is_empty() {
-            self.create_topics(client, &missing)?;
-        }
-        Ok(!missing.is_empty())
+        if missing.is_empty() { Ok(()) } else { self.create_topics(client, &missing, settings) }
     }
 
-    fn create_topics(&self, client: &ConsumerClient, missing: &[(String, i32)]) -> Result<(), RecoverError> {
+    fn create_topics(
+        &self,
+        client: &ConsumerClient,
+        missing: &[(String, i32)],
+        settings: &[(&str, &str)],
+    ) -> Result<(), RecoverError> {
         let servers = self.config.properties.bootstrap_servers();
         let failed = |topic: &str, code: Code, reason: String| {
             RecoverError::Connect(ConnectError::new(servers, topic, code, &reason, self.config.deadline, None))
@@ -195,12 +210,12 @@ impl Fenced {
         let made: Result<AdminClient<DefaultClientContext>, _> = config.create();
         let admin = made.map_err(|e| failed("making a client", Code::Fail, e.to_string()))?;
         let replication = self.config.replication.map_or(-1, i32::from);
-        // Kept for ever: the changelog is the state until a snapshot is known to hold it.
+        // Kept for ever: the changelog is the state until a snapshot is known to hold it, and rows for other pods until they are read.
         let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
         let mut new = Vec::new();
         for (name, partitions) in missing {
             let topic = NewTopic::new(name, *partitions, TopicReplication::Fixed(replication));
-            new.push(kept.iter().fold(topic, |topic, (key, value)| topic.set(key, value)));
+            new.push(kept.iter().chain(settings).fold(topic, |topic, (key, value)| topic.set(key, value)));
         }
         let options = AdminOptions::new()
             .operation_timeout(Some(self.config.deadline))
@@ -237,25 +252,39 @@ impl Fenced {
         Ok(())
     }
 
-    /// Reads the control topic to its end; pod 0 makes the first assignment. The pod goes on only if the assignment in force is its own.
-    fn check_assignment(&self, client: &ConsumerClient) -> Result<(), RecoverError> {
-        let first = Assignment::first(self.config.shards.count(), self.config.pods);
+    /// The assignment in force; pod 0 makes the first one. The pod goes on only if it has a share of it.
+    fn assignment(&self, client: &ConsumerClient) -> Result<Assignment, RecoverError> {
         let current = match self.read_control(client)? {
             Some(current) => current,
             None if self.config.ordinal == 0 => {
-                self.append_control(&first)?;
+                self.append_control(&Assignment::first(self.config.shards.count(), self.config.pods))?;
                 // Read again: of two first records the earlier one stands, and that may not be ours.
-                self.read_control(client)?.ok_or(RecoverError::NoAssignment)?
+                self.read_control(client)?.ok_or(RecoverError::NoAssignment { seconds: 0 })?
             }
-            None => return Err(RecoverError::NoAssignment),
+            None => self.await_assignment(client)?,
         };
-        let fits =
-            current.shards == first.shards && current.share(self.config.ordinal) == first.share(self.config.ordinal);
-        if fits {
-            return Ok(());
+        let share = current.share(self.config.ordinal).is_some_and(|share| !share.shards.is_empty());
+        if share && current.shards == self.config.shards.count() {
+            return Ok(current);
         }
         let Assignment { number, shards, pods } = current;
         Err(RecoverError::NotAssigned { ordinal: self.config.ordinal, number, pods: pods.len(), shards })
+    }
+
+    /// Pod 0 makes the first assignment when it starts.
+    fn await_assignment(&self, client: &ConsumerClient) -> Result<Assignment, RecoverError> {
+        let wait = self.config.deadline * FIRST_ASSIGNMENT;
+        let deadline = Instant::now() + wait;
+        loop {
+            std::thread::park_timeout(Duration::from_millis(100));
+            match self.read_control(client)? {
+                Some(current) => return Ok(current),
+                None if Instant::now() >= deadline => {
+                    return Err(RecoverError::NoAssignment { seconds: wait.as_secs() });
+                }
+                None => {}
+            }
+        }
     }
 
     fn read_control(&self, client: &ConsumerClient) -> Result<Option<Assignment>, RecoverError> {
@@ -373,6 +402,31 @@ fn first_missing(
         }
         Some(applied) if low > applied.0 + 1 => Err(gap(applied.0, "what lies between was deleted: the state is lost")),
         Some(applied) => Ok(applied.0 + 1),
+    }
+}
+
+/// A pod that knows what it owns and has not yet read the changelog.
+pub struct Assigned {
+    fenced: Fenced,
+    plain: ConsumerClient,
+    assignment: Assignment,
+}
+
+impl Assigned {
+    /// The assignment in force: the pod has a share of it.
+    pub fn assignment(&self) -> &Assignment {
+        &self.assignment
+    }
+
+    /// Brings `stores` (the pod's shards) up to the end of the changelog.
+    ///
+    /// # Errors
+    /// See [`RecoverError`].
+    pub fn recover<S: ShardStore>(self, stores: &mut [S]) -> Result<KafkaCommitLog, RecoverError> {
+        let start = Instant::now();
+        let records = self.fenced.changelog_tail(&self.plain, stores)?;
+        tracing::info!(records, ms = start.elapsed().as_millis() as u64, "state is at the end of the changelog");
+        Ok(KafkaCommitLog::new(self.fenced.config, self.fenced.producer))
     }
 }
 

@@ -5,8 +5,8 @@
 use dataflow::graph::{JobGraph, NodeId, NodeKind};
 use dataflow::source::{PartitionId, SourcePosition};
 
-use super::{OpenSink, OpenSource, table};
-use crate::commit::kafka::{Fenced, KafkaCommitLog, KafkaLogConfig};
+use super::{OpenSink, OpenSource, Seat, table};
+use crate::commit::kafka::{Assigned, KafkaCommitLog, KafkaLogConfig};
 use crate::connector::options::{Connector, TableOptions};
 use crate::connector::{ConnectorError, SinkTarget};
 use crate::kafka;
@@ -26,9 +26,9 @@ pub(super) struct KafkaLog {
     pub(super) sources: Vec<NodeId>,
 }
 
-/// The pod's earlier process can write no more; the log is not read yet.
+/// The pod's earlier process can write no more, and the pod has its seat; the log is not read yet.
 pub(super) struct FencedLog {
-    fenced: Fenced,
+    assigned: Assigned,
     sources: Vec<NodeId>,
 }
 
@@ -43,10 +43,11 @@ pub(super) fn fence(config: &PodConfig, job_uid: &str, sinks: &[OpenSink<'_>]) -
         pods: config.pods,
         shards: config.shards,
         group,
+        exchanges: dataflow::shuffle::exchanges(&config.planned.graph).map(|(_, uid)| uid).collect(),
         replication: config.connectors.kafka.as_ref().map(|kafka| kafka.internal_topic_replication),
         deadline: DEADLINE,
     })?;
-    Ok(Some(FencedLog { fenced, sources }))
+    Ok(Some(FencedLog { assigned: fenced.assigned()?, sources }))
 }
 
 /// The cluster of the job's Kafka sinks: one, because one transaction cannot span two.
@@ -95,9 +96,14 @@ fn riding(
 }
 
 impl FencedLog {
+    /// The pod's seat, by the assignment in force.
+    pub(super) fn seat(&self, config: &PodConfig, job_uid: &str) -> Seat {
+        Seat::new(job_uid, config.ordinal, config.shards, self.assigned.assignment().clone())
+    }
+
     /// Brings the stores up to the end of the changelog.
     pub(super) fn recover(self, stores: &mut [RocksShardStore]) -> Result<KafkaLog, PodError> {
-        Ok(KafkaLog { log: self.fenced.recover(stores)?, sources: self.sources })
+        Ok(KafkaLog { log: self.assigned.recover(stores)?, sources: self.sources })
     }
 }
 

@@ -1,0 +1,161 @@
+//! The reading side of the shuffle: one consumer client per pod, one queue per exchange and shard.
+//!
+//! Owns fetching. What a message means is `dataflow::shuffle`'s; nothing is committed here (the position goes with the pod's transaction).
+//! Only what is committed is read.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use dataflow::key::ShardId;
+use dataflow::shuffle::ShuffleReader;
+use dataflow::source::SourceError;
+use dataflow::worker::Wake;
+use rdkafka::error::RDKafkaErrorCode as Code;
+
+use super::client::{CONNECT_DEADLINE, ConnectError, ConsumerClient, Watch};
+use super::ffi::{ClientError, Fetched, PartitionReader, known_end};
+use super::properties::KafkaProperties;
+
+/// What all partitions may hold in memory before workers take it, in KiB.
+const PREFETCH_KIB: usize = 64 << 10;
+/// Messages taken from the client in one call; each is below a megabyte.
+const TAKE: usize = 16;
+/// Every message has a transaction's marker behind it, which has an offset too.
+const OFFSETS_PER_MESSAGE: u64 = 2;
+
+/// Opens the partitions of a pod's shuffle topics.
+pub struct ShuffleClient {
+    client: Arc<ConsumerClient>,
+}
+
+impl ShuffleClient {
+    /// A client that will read so many partitions. Nothing is read yet.
+    ///
+    /// # Errors
+    /// When the client does not take a property.
+    pub fn new(properties: &KafkaProperties, partitions: usize) -> Result<Self, ConnectError> {
+        // The client's bound is per partition when each has its own queue; a message must fit.
+        let prefetch = (PREFETCH_KIB / partitions.max(1)).clamp(1 << 10, 8 << 10).to_string();
+        let own = [
+            ("isolation.level", "read_committed"),
+            ("queued.max.messages.kbytes", prefetch.as_str()),
+            ("fetch.queue.backoff.ms", "5"),
+            // A fetch that waits holds back a partition that has got something on another broker's connection only.
+            ("fetch.wait.max.ms", "20"),
+            ("auto.offset.reset", "error"),
+            ("enable.auto.offset.store", "false"),
+        ];
+        let client = ConsumerClient::new(properties, &own, CONNECT_DEADLINE)?.serve()?;
+        Ok(Self { client: Arc::new(client) })
+    }
+
+    /// Reads a shard's partition of a topic from `next_offset` on. `wake` wakes the shard's worker; `moved` is told of every message taken.
+    ///
+    /// # Errors
+    /// When what is to be read next is not there, or the client refuses.
+    pub fn open(
+        &self,
+        topic: &str,
+        shard: ShardId,
+        next_offset: i64,
+        wake: Wake,
+        moved: Wake,
+    ) -> Result<KafkaShuffleReader, ConnectError> {
+        let partition = i32::from(shard.0);
+        let other = |reason: String| ConnectError::Other {
+            what: format!("topic {topic}, partition {partition}"),
+            servers: self.client.servers().to_owned(),
+            reason,
+        };
+        let (low, high) = self.client.watermarks(topic, partition)?;
+        if !(low..=high).contains(&next_offset) {
+            return Err(other(format!(
+                "the shard is to read on at offset {next_offset}, and the partition holds offsets {low} to {high}; \
+                 the topic was made anew or trimmed by another: rows of other pods are lost, start the job anew"
+            )));
+        }
+        let consumer = self.client.consumer().clone();
+        let reader = PartitionReader::start(consumer, topic, partition, next_offset, wake);
+        let reader = reader.map_err(|e| other(e.text))?;
+        let taken = Taken { topic: topic.to_owned(), shard, waiting: VecDeque::new(), failed: None };
+        Ok(KafkaShuffleReader { reader, _client: Arc::clone(&self.client), taken, next_offset, moved })
+    }
+}
+
+/// Reads one partition of a shuffle topic.
+pub struct KafkaShuffleReader {
+    /// Before the client: it is stopped first.
+    reader: PartitionReader<Watch>,
+    _client: Arc<ConsumerClient>,
+    taken: Taken,
+    next_offset: i64,
+    moved: Wake,
+}
+
+/// What was taken from the client and not given out.
+struct Taken {
+    topic: String,
+    shard: ShardId,
+    waiting: VecDeque<(i64, Vec<u8>)>,
+    failed: Option<SourceError>,
+}
+
+impl Taken {
+    fn see(&mut self, fetched: Fetched<'_>, next_offset: i64) {
+        match fetched {
+            Fetched::Record { offset, value } => {
+                self.waiting.push_back((offset, value.unwrap_or_default().to_vec()));
+            }
+            Fetched::End { .. } => {}
+            Fetched::Failed(error) => self.failed = Some(self.unreadable(&error, next_offset)),
+        }
+    }
+
+    fn unreadable(&self, error: &ClientError, next_offset: i64) -> SourceError {
+        let message = match error.code {
+            Code::AutoOffsetReset | Code::OffsetOutOfRange => {
+                "rows of other pods that were not read yet are not there any more: the internal topic was changed from outside".to_owned()
+            }
+            Code::TopicAuthorizationFailed => "this user may not read the topic; grant it (docs: operations, Kafka rights)".to_owned(),
+            _ => error.text.clone(),
+        };
+        let place = format!("partition {}, offset {next_offset}", self.shard.0);
+        SourceError { table: self.topic.clone(), place, message }
+    }
+}
+
+impl ShuffleReader for KafkaShuffleReader {
+    fn shard(&self) -> ShardId {
+        self.taken.shard
+    }
+
+    fn topic(&self) -> &str {
+        &self.taken.topic
+    }
+
+    fn poll(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        if self.taken.waiting.is_empty() {
+            let (taken, next) = (&mut self.taken, self.next_offset);
+            self.reader.take(TAKE, |fetched| taken.see(fetched, next));
+        }
+        if let Some((offset, message)) = self.taken.waiting.pop_front() {
+            self.next_offset = offset + 1;
+            (self.moved)();
+            return Ok(Some(message));
+        }
+        match self.taken.failed.take() {
+            Some(failed) => Err(failed),
+            None => Ok(None),
+        }
+    }
+
+    fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    fn lag(&self) -> u64 {
+        let partition = i32::from(self.taken.shard.0);
+        let end = known_end(self.reader.consumer(), &self.taken.topic, partition).unwrap_or(0);
+        end.saturating_sub(self.next_offset as u64) / OFFSETS_PER_MESSAGE
+    }
+}

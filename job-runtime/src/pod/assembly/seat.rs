@@ -1,0 +1,178 @@
+//! A pod's seat in its job: which shards and source partitions are its own, who the others are, and what jobs may have several pods.
+//!
+//! Owns the placing by the assignment in force. Who makes assignments is in `commit::kafka`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use checkpoint::assignment::Assignment;
+use checkpoint::{local_log, names};
+use dataflow::graph::{JobGraph, NodeId, NodeKind, OperatorUid};
+use dataflow::key::{ShardId, Shards};
+use dataflow::shuffle::outgoing::Outgoing;
+use dataflow::shuffle::{self, Gate, LAG_BOUND, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleReader};
+use dataflow::state::ShardStore;
+use dataflow::worker::{Wake, WorkerError};
+
+use super::{Cast, table};
+use crate::connector::options::{Connector, TableOptions};
+use crate::kafka::properties::KafkaProperties;
+use crate::kafka::shuffle::ShuffleClient;
+use crate::pod::shuffle::Outward;
+use crate::pod::{PodConfig, PodError};
+
+/// See the module's documentation.
+pub(super) struct Seat {
+    job_uid: String,
+    ordinal: u16,
+    shards: Shards,
+    assignment: Assignment,
+}
+
+/// Refuses several pods for a job that cannot have them.
+pub(super) fn check(config: &PodConfig) -> Result<(), PodError> {
+    let (pods, shards) = (config.pods, config.shards.count());
+    if pods < 2 {
+        return Ok(());
+    }
+    if pods > shards {
+        return Err(PodError::MorePodsThanShards { pods, shards });
+    }
+    let mut kafka = false;
+    for node in &config.planned.graph.nodes {
+        let NodeKind::Sink(sink) = &node.kind else { continue };
+        match TableOptions::check(table(config, &sink.table))?.connector() {
+            Connector::Kafka => kafka = true,
+            Connector::Filesystem => return Err(PodError::PodsAndFiles { pods, table: sink.table.clone() }),
+            Connector::Print | Connector::Blackhole | Connector::Datagen | Connector::Nexmark => {}
+        }
+    }
+    if kafka { Ok(()) } else { Err(PodError::PodsNeedKafka { pods }) }
+}
+
+impl Seat {
+    /// Of the only pod of a job.
+    pub(super) fn alone(job_uid: &str, shards: Shards) -> Self {
+        Self::new(job_uid, 0, shards, Assignment::first(shards.count(), 1))
+    }
+
+    /// By an assignment that has the pod.
+    pub(super) fn new(job_uid: &str, ordinal: u16, shards: Shards, assignment: Assignment) -> Self {
+        Self { job_uid: job_uid.to_owned(), ordinal, shards, assignment }
+    }
+
+    fn owns(&self, shard: ShardId) -> bool {
+        let share = self.assignment.share(self.ordinal);
+        share.is_some_and(|share| share.shards.iter().any(|range| range.contains(&shard.0)))
+    }
+
+    /// The pod's shards, ascending.
+    pub(super) fn own_shards(&self) -> Vec<ShardId> {
+        self.shards.all().filter(|shard| self.owns(*shard)).collect()
+    }
+
+    /// True if the pod reads a source partition, the `index`-th of its table.
+    pub(super) fn owns_source(&self, table: &str, partition: &str, index: usize) -> bool {
+        self.assignment.owns_source(self.ordinal, table, partition, index)
+    }
+
+    /// The worker of each shard: the pod's own in runs of nearly equal length.
+    pub(super) fn owner(&self, workers: usize) -> Arc<[usize]> {
+        let own = self.own_shards();
+        let place = |shard| own.binary_search(&shard).map_or(OTHER_POD, |place| place * workers / own.len());
+        self.shards.all().map(place).collect()
+    }
+
+    /// How the pod sees the others; `None` if there are none.
+    fn view(&self) -> Option<PodView> {
+        let others: Vec<u16> =
+            self.assignment.pods.iter().map(|pod| pod.ordinal).filter(|p| *p != self.ordinal).collect();
+        let (job, assignment) = (local_log::job_hash(&self.job_uid), self.assignment.number);
+        (!others.is_empty()).then_some(PodView { job, assignment, slot: self.ordinal, others })
+    }
+
+    /// What goes to other pods.
+    pub(super) fn outward(&self, graph: &JobGraph, workers: usize) -> Option<Outward> {
+        let view = self.view()?;
+        let elsewhere: Vec<ShardId> = self.shards.all().filter(|shard| !self.owns(*shard)).collect();
+        let topics = self.topics(graph);
+        Some(Outward { outgoing: Outgoing::new(view, shuffle::exchanges(graph), &elsewhere, workers), topics })
+    }
+
+    fn topics(&self, graph: &JobGraph) -> BTreeMap<NodeId, String> {
+        shuffle::exchanges(graph).map(|(node, uid)| (node, names::shuffle_topic(&self.job_uid, uid))).collect()
+    }
+
+    /// What each worker needs to read what other pods send; `None` for each if there are none.
+    pub(super) fn inward(
+        &self,
+        graph: &JobGraph,
+        properties: Option<&KafkaProperties>,
+        cast: &Cast,
+    ) -> Result<Vec<Option<ShuffleConfig>>, PodError> {
+        let workers = cast.stores.len();
+        let (Some(view), Some(properties)) = (self.view(), properties) else {
+            return Ok((0..workers).map(|_| None).collect());
+        };
+        let exchanges: Vec<_> = shuffle::exchanges(graph).collect();
+        let client = ShuffleClient::new(properties, exchanges.len() * self.own_shards().len())?;
+        let gate = Arc::new(Gate::new(LAG_BOUND, (0..workers).map(|worker| cast.wake(worker)).collect()));
+        let topics = self.topics(graph);
+        let mut out = Vec::with_capacity(workers);
+        for (worker, stores) in cast.stores.iter().enumerate() {
+            let driver = std::thread::current();
+            let activity = Arc::clone(&cast.activity[worker]);
+            let moved: Wake = Arc::new(move || activity.moved(&driver));
+            let mut readers: Vec<(NodeId, Box<dyn ShuffleReader>)> = Vec::new();
+            for &(node, uid) in &exchanges {
+                for store in stores {
+                    let next = next_offset(store.as_ref(), self.shards, graph, node, uid)?;
+                    let (wake, moved) = (cast.wake(worker), Arc::clone(&moved));
+                    let reader = client.open(&topics[&node], store.shard(), next, wake, moved)?;
+                    readers.push((node, Box::new(reader)));
+                }
+            }
+            out.push(Some(ShuffleConfig { view: view.clone(), readers, gate: Arc::clone(&gate) }));
+        }
+        Ok(out)
+    }
+}
+
+/// Where a shard goes on reading an exchange's topic.
+fn next_offset(
+    store: &dyn ShardStore,
+    shards: Shards,
+    graph: &JobGraph,
+    node: NodeId,
+    uid: OperatorUid,
+) -> Result<i64, PodError> {
+    let stored = Place::stored(store, shards, uid).map_err(|source| {
+        let operator = graph.nodes[node.0 as usize].name.clone();
+        PodError::Worker(WorkerError::Place { operator, shard: store.shard(), source })
+    })?;
+    Ok(stored.map_or(0, |place| place.next_offset))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seat(ordinal: u16, pods: u16) -> Seat {
+        Seat::new("u", ordinal, Shards::new(8).unwrap(), Assignment::first(8, pods))
+    }
+
+    #[test]
+    fn shards_go_to_pods_in_runs_and_to_workers_in_runs() {
+        assert_eq!(*seat(0, 1).owner(3), [0, 0, 0, 1, 1, 1, 2, 2]);
+        let other = OTHER_POD;
+        assert_eq!(*seat(1, 2).owner(2), [other, other, other, other, 0, 0, 1, 1]);
+        assert_eq!(seat(1, 2).own_shards(), [4, 5, 6, 7].map(ShardId));
+    }
+
+    #[test]
+    fn a_pod_sees_the_others_and_one_alone_sees_none() {
+        assert_eq!(seat(0, 1).view(), None);
+        let view = seat(1, 3).view().unwrap();
+        assert_eq!((view.slot, view.assignment, view.others), (1, 1, vec![0, 2]));
+    }
+}
