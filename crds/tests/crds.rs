@@ -161,12 +161,11 @@ fn names_leave_room_for_what_kubernetes_adds() {
 }
 
 #[test]
-fn more_than_one_pod_is_refused_with_the_truth() {
-    refused(
-        &job("delays", json!({"sql": "SELECT 1", "replicas": 2})),
-        None,
-        "more than one pod per job is not possible yet",
-    );
+fn a_job_has_at_most_as_many_pods_as_shards() {
+    let spec = |replicas: u16| json!({"sql": "SELECT 1", "shards": 4, "replicas": replicas});
+    refused(&job("delays", spec(5)), None, "must not be more than spec.shards");
+    assert_eq!(refusals(&crd_of::<StreamJob>(), &job("delays", spec(4)), None), Vec::<String>::new());
+    refused(&job("delays", json!({"sql": "SELECT 1", "replicas": 17})), None, "must not be more than spec.shards");
 }
 
 #[test]
@@ -188,6 +187,10 @@ fn what_names_the_state_cannot_change() {
         (
             json!({"sql": "SELECT 1", "clusterRef": {"name": "a"}, "shards": 8, "template": {"volumeSize": "1Gi"}}),
             "spec.shards cannot change",
+        ),
+        (
+            json!({"sql": "SELECT 1", "clusterRef": {"name": "a"}, "replicas": 2, "template": {"volumeSize": "1Gi"}}),
+            "spec.replicas cannot change",
         ),
         (json!({"sql": "SELECT 1", "clusterRef": {"name": "a"}}), "spec.template.volumeSize cannot change"),
         (

@@ -168,7 +168,7 @@ fn a_wrong_job_is_refused_by_the_api_server_or_says_why_within_ten_seconds() {
     let both = topics.resources().replace("  sql: |", "  sqlFrom: {configMapKeyRef: {name: a, key: b}}\n  sql: |");
     let refusal = namespace.apply(&both).unwrap_err().to_string();
     assert!(refusal.contains("write exactly one of spec.sql and spec.sqlFrom"), "{refusal}");
-    let many = topics.resources().replace("  sql: |", "  replicas: 2\n  sql: |");
+    let many = topics.resources().replace("  sql: |", "  replicas: 17\n  sql: |");
     let refusal = namespace.apply(&many).unwrap_err().to_string();
     assert!(refusal.contains("spec.replicas"), "{refusal}");
 

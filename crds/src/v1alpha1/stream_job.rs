@@ -68,6 +68,10 @@ use super::status::StreamJobStatus;
         .message("spec.clusterRef cannot change: the job's committed offsets and state live in that cluster; create another job instead"),
     validation = Rule::new("(has(self.shards) ? self.shards : 16) == (has(oldSelf.shards) ? oldSelf.shards : 16)")
         .message("spec.shards cannot change: state is split by it and resharding through a savepoint does not exist yet; create another job instead"),
+    validation = Rule::new("(has(self.replicas) ? self.replicas : 1) <= (has(self.shards) ? self.shards : 16)")
+        .message("spec.replicas must not be more than spec.shards (16 unless said otherwise): a pod needs a shard"),
+    validation = Rule::new("(has(self.replicas) ? self.replicas : 1) == (has(oldSelf.replicas) ? oldSelf.replicas : 1)")
+        .message("spec.replicas cannot change: moving shards between pods does not exist yet; create another job instead"),
     validation = Rule::new("(has(self.template) && has(self.template.volumeSize) ? self.template.volumeSize : '') == (has(oldSelf.template) && has(oldSelf.template.volumeSize) ? oldSelf.template.volumeSize : '')")
         .message("spec.template.volumeSize cannot change: Kubernetes cannot change the volume claims of a StatefulSet; create another job instead"),
     validation = Rule::new("(has(self.template) && has(self.template.storageClassName) ? self.template.storageClassName : '') == (has(oldSelf.template) && has(oldSelf.template.storageClassName) ? oldSelf.template.storageClassName : '')")
@@ -88,10 +92,9 @@ pub struct StreamJobSpec {
     /// Whether the job runs. A suspended job has no pods and keeps its state. Running unless said otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<DesiredState>,
-    /// Number of pods; also served by the scale subresource. 1 unless said otherwise, and at most 1 until jobs can spread over pods.
+    /// Number of pods; also served by the scale subresource. 1 unless said otherwise, at most `shards`. More than 1 needs a sink with
+    /// connector `kafka`: pods work together through Kafka. Cannot change.
     #[schemars(range(min = 1, max = 4096))]
-    #[x_kube(validation = Rule::new("self <= 1")
-        .message("more than one pod per job is not possible yet: leave spec.replicas out or write 1, and give the pod more CPU instead"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u16>,
     /// Number of parts into which the job's state is split; the most pods that the job can ever use. 16 unless said otherwise. Cannot

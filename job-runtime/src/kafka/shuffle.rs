@@ -1,16 +1,22 @@
-//! The reading side of the shuffle: one consumer client per pod, one queue per exchange and shard.
+//! The reading side of the shuffle: one consumer client per pod, one queue per exchange and shard; and removing what is read.
 //!
-//! Owns fetching. What a message means is `dataflow::shuffle`'s; nothing is committed here (the position goes with the pod's transaction).
+//! Owns the calls. What a message means is `dataflow::shuffle`'s; nothing is committed here (the position goes with the pod's transaction).
 //! Only what is committed is read.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use dataflow::key::ShardId;
 use dataflow::shuffle::ShuffleReader;
 use dataflow::source::SourceError;
 use dataflow::worker::Wake;
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminClient, AdminOptions};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
+use rdkafka::topic_partition_list::Offset;
 
 use super::client::{CONNECT_DEADLINE, ConnectError, ConsumerClient, Watch};
 use super::ffi::{ClientError, Fetched, PartitionReader, known_end};
@@ -22,6 +28,38 @@ const PREFETCH_KIB: usize = 64 << 10;
 const TAKE: usize = 16;
 /// Every message has a transaction's marker behind it, which has an offset too.
 const OFFSETS_PER_MESSAGE: u64 = 2;
+
+/// How long the brokers may take to remove records.
+const DELETE_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Removes the records before these offsets, by topic and partition.
+///
+/// # Errors
+/// What Kafka said, with what to do.
+pub fn delete_before(properties: &KafkaProperties, offsets: &BTreeMap<(String, i32), i64>) -> Result<(), String> {
+    let failed = |reason: String| {
+        let servers = properties.bootstrap_servers();
+        format!(
+            "Kafka at {servers}: cannot remove records that were read: {reason}; grant this user Delete on the topics"
+        )
+    };
+    let mut list = TopicPartitionList::with_capacity(offsets.len());
+    for ((topic, partition), offset) in offsets {
+        let added = list.add_partition_offset(topic, *partition, Offset::Offset(*offset));
+        added.map_err(|e| failed(e.to_string()))?;
+    }
+    let mut config = ClientConfig::new();
+    for (key, value) in properties.consumer() {
+        config.set(key, value);
+    }
+    let admin: AdminClient<DefaultClientContext> = config.create().map_err(|e| failed(e.to_string()))?;
+    let options = AdminOptions::new().operation_timeout(Some(DELETE_DEADLINE)).request_timeout(Some(DELETE_DEADLINE));
+    let answer = futures::executor::block_on(admin.delete_records(&list, &options));
+    for element in answer.map_err(|e| failed(e.to_string()))?.elements() {
+        element.error().map_err(|e| failed(format!("{}, partition {}: {e}", element.topic(), element.partition())))?;
+    }
+    Ok(())
+}
 
 /// Opens the partitions of a pod's shuffle topics.
 pub struct ShuffleClient {
@@ -103,7 +141,7 @@ struct Taken {
 impl Taken {
     fn see(&mut self, fetched: Fetched<'_>, next_offset: i64) {
         match fetched {
-            Fetched::Record { offset, value } => {
+            Fetched::Record { offset, value, .. } => {
                 self.waiting.push_back((offset, value.unwrap_or_default().to_vec()));
             }
             Fetched::End { .. } => {}

@@ -269,7 +269,7 @@ impl Cast {
             sources: sources.iter().map(|source| (source.node.id, source.node.uid)).collect(),
             owner: seat.owner(workers),
             inward: Vec::new(),
-            outward: seat.outward(graph, workers),
+            outward: seat.outward(graph, properties.as_ref(), workers)?,
         };
         for store in stores {
             let worker = cast.owner[usize::from(store.shard().0)];

@@ -300,6 +300,7 @@ impl Driver {
         let shares = self.release_workers();
         let (request, added) = self.request(id, shares)?;
         let now = self.now_ms();
+        let read = self.parts.shuffle.as_ref().map(|shuffle| shuffle.read(&request.kafka_offsets));
         let sent = match &mut self.parts.shuffle {
             Some(shuffle) => shuffle.write(self.parts.log.as_mut(), id, now),
             None => Ok(()),
@@ -316,6 +317,9 @@ impl Driver {
             if let Destination::External(_, sink) = destination {
                 sink.committed(id, last)?;
             }
+        }
+        if let Some(shuffle) = &self.parts.shuffle {
+            shuffle.trimmer.committed(read.into_iter().flatten());
         }
         self.apply(id, offsets, added);
         self.monitor.committed(begin.elapsed(), CommitOutcome::Committed);

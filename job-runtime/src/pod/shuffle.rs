@@ -2,6 +2,8 @@
 //!
 //! Owns the way from the workers' shares to the log. What is sent when is decided in `dataflow::shuffle`.
 
+mod trim;
+
 use std::collections::BTreeMap;
 
 use dataflow::graph::NodeId;
@@ -11,12 +13,16 @@ use dataflow::worker::{CommitId, WorkerCommit};
 
 use crate::commit::{CommitError, CommitLog};
 
+pub(super) use trim::Trimmer;
+
 /// What goes to other pods.
 pub(super) struct Outward {
     /// What is sent when.
     pub(super) outgoing: Outgoing,
     /// The topic of each exchange.
     pub(super) topics: BTreeMap<NodeId, String>,
+    /// Removes what this pod has read.
+    pub(super) trimmer: Trimmer,
 }
 
 impl Outward {
@@ -41,6 +47,12 @@ impl Outward {
     pub(super) fn write(&mut self, log: &mut dyn CommitLog, commit: CommitId, now_ms: u64) -> Result<(), CommitError> {
         let messages = self.outgoing.messages(commit, now_ms);
         messages.iter().try_for_each(|message| self.send(log, message))
+    }
+
+    /// The offsets among those of a commit up to which this pod has read what others sent.
+    pub(super) fn read(&self, offsets: &[(String, i32, i64)]) -> Vec<(String, i32, i64)> {
+        let ours = |topic: &String| self.topics.values().any(|own| own == topic);
+        offsets.iter().filter(|(topic, ..)| ours(topic)).cloned().collect()
     }
 
     fn send(&self, log: &mut dyn CommitLog, message: &ShuffleMessage) -> Result<(), CommitError> {

@@ -18,7 +18,7 @@ use super::{Cast, table};
 use crate::connector::options::{Connector, TableOptions};
 use crate::kafka::properties::KafkaProperties;
 use crate::kafka::shuffle::ShuffleClient;
-use crate::pod::shuffle::Outward;
+use crate::pod::shuffle::{Outward, Trimmer};
 use crate::pod::{PodConfig, PodError};
 
 /// See the module's documentation.
@@ -92,11 +92,17 @@ impl Seat {
     }
 
     /// What goes to other pods.
-    pub(super) fn outward(&self, graph: &JobGraph, workers: usize) -> Option<Outward> {
-        let view = self.view()?;
+    pub(super) fn outward(
+        &self,
+        graph: &JobGraph,
+        properties: Option<&KafkaProperties>,
+        workers: usize,
+    ) -> Result<Option<Outward>, PodError> {
+        let (Some(view), Some(properties)) = (self.view(), properties) else { return Ok(None) };
         let elsewhere: Vec<ShardId> = self.shards.all().filter(|shard| !self.owns(*shard)).collect();
-        let topics = self.topics(graph);
-        Some(Outward { outgoing: Outgoing::new(view, shuffle::exchanges(graph), &elsewhere, workers), topics })
+        let outgoing = Outgoing::new(view, shuffle::exchanges(graph), &elsewhere, workers);
+        let trimmer = Trimmer::start(properties.clone()).map_err(PodError::Thread)?;
+        Ok(Some(Outward { outgoing, topics: self.topics(graph), trimmer }))
     }
 
     fn topics(&self, graph: &JobGraph) -> BTreeMap<NodeId, String> {
