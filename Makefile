@@ -42,6 +42,12 @@ lab-down: ## end them and remove their data
 e2e: ## the tests that need the lab, against what runs or is named by KAFKA_BOOTSTRAP_SERVERS and KUBECONFIG
 	@e2e/run e2e
 
+crash: ## cut every step of a start and of a commit on a real broker, before, after and with its answer lost (a part of make test)
+	@e2e/lab/setup build kafka
+	@cargo test --workspace --locked --test kafka_crash --no-run
+	@eval "$$(e2e/lab/env)"; if [ -z "$${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then e2e/lab/kafka-up >/dev/null; trap 'e2e/lab/kafka-down --kill --wipe' EXIT; eval "$$(e2e/lab/env)"; fi; \
+	  cargo test --workspace --locked --test kafka_crash -- --ignored --nocapture
+
 bench: ## measure; prints a table and writes docs/src/benchmarks.md
 	@e2e/lab/setup build kafka
 	@$(OPT) cargo build --workspace --bin millstream --bin bench
@@ -64,4 +70,4 @@ docs: ## build the book
 	@$(CACHE)/programs/tools/bin/mdbook build docs --dest-dir $(CACHE)/book
 	@echo "$(CACHE)/book/index.html"
 
-.PHONY: help demo test check fix lab lab-down e2e bench images generate docs
+.PHONY: help demo test check fix lab lab-down e2e crash bench images generate docs

@@ -6,6 +6,7 @@ mod background;
 pub mod cli;
 pub mod commit;
 pub mod connector;
+pub mod crash;
 pub mod format;
 mod http;
 pub mod kafka;

@@ -32,6 +32,7 @@ use dataflow::worker::{AppliedOffsets, CommitId};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::{CommitError, CommitLog, CommitRequest};
+use crate::crash::{self, Step};
 use crate::kafka::client::{ConnectError, ConsumerClient};
 use crate::kafka::ffi::ClientError;
 use crate::kafka::producer::TransactionalProducer;
@@ -98,7 +99,7 @@ impl KafkaCommitLog {
         let id = names::transactional_id(&config.job_uid, config.ordinal);
         let mut producer = TransactionalProducer::new(&config.properties, &id)?;
         let start = Instant::now();
-        producer.init(config.deadline)?;
+        crash::asked(Step::Fence, || producer.init(config.deadline)).ok_or_else(|| no_answer(&config))??;
         tracing::info!(
             transactional_id = id,
             ms = start.elapsed().as_millis() as u64,
@@ -197,12 +198,16 @@ impl KafkaCommitLog {
 
     /// Waits until all records are at the brokers; returns where the changelog's are.
     fn delivered(&mut self) -> Result<AppliedOffsets, CommitError> {
-        let flushed = self.producer.raw().flush(STEP_DEADLINE);
+        let flushed = crash::asked(Step::Flush, || self.producer.raw().flush(STEP_DEADLINE));
         let deliveries = self.producer.raw().take_deliveries();
         if let Some((topic, error)) = deliveries.failed {
             return Err(self.refused(&format!("topic {topic}"), &error));
         }
-        flushed.map_err(|e| self.refused("waiting for the brokers to take the records", &e))?;
+        match flushed {
+            Some(Ok(())) => {}
+            Some(Err(e)) => return Err(self.refused("waiting for the brokers to take the records", &e)),
+            None => return Err(self.unanswered()),
+        }
         let mut placed = BTreeMap::new();
         for (tag, offset) in deliveries.placed {
             let last = placed.entry(ShardId((tag - 1) as u16)).or_insert(LogOffset(offset));
@@ -220,16 +225,18 @@ impl KafkaCommitLog {
             return Ok(moved);
         }
         let (group, note, list) = (self.config.group(), names::offset_metadata(&self.config.job_uid), moved.clone());
-        let sent =
-            self.producer.watched(STEP_DEADLINE, move |raw| raw.send_offsets(&group, &list, &note, STEP_DEADLINE));
-        match sent {
+        let producer = &mut self.producer;
+        let send = || producer.watched(STEP_DEADLINE, move |raw| raw.send_offsets(&group, &list, &note, STEP_DEADLINE));
+        match crash::asked(Step::Offsets, send).flatten() {
             Some(Ok(())) => Ok(moved),
             Some(Err(error)) => Err(self.refused(&format!("consumer group {}", self.config.group()), &error)),
-            None => {
-                let (id, message) = (CommitId(self.last.0 + 1), "the Kafka client did not answer".to_owned());
-                Err(CommitError::Aborted { id, message })
-            }
+            None => Err(self.unanswered()),
         }
+    }
+
+    /// A call before the commit did not come back: nothing of the interval is durable.
+    fn unanswered(&self) -> CommitError {
+        CommitError::Aborted { id: CommitId(self.last.0 + 1), message: "the Kafka client did not answer".into() }
     }
 
     fn try_commit(&mut self, request: CommitRequest) -> Result<AppliedOffsets, CommitError> {
@@ -240,10 +247,11 @@ impl KafkaCommitLog {
             return Ok(AppliedOffsets::new());
         }
         self.begin()?;
-        self.write_changes(id, &changes)?;
+        crash::around(Step::Changelog, || self.write_changes(id, &changes))?;
         let applied = self.delivered()?;
         let moved = self.send_offsets(kafka_offsets)?;
-        match self.producer.watched(STEP_DEADLINE, |raw| raw.commit(STEP_DEADLINE)) {
+        let end = || self.producer.watched(STEP_DEADLINE, |raw| raw.commit(STEP_DEADLINE));
+        match crash::asked(Step::End, end).flatten() {
             Some(Ok(())) => {}
             Some(Err(error)) => return Err(classify(id, self.producer.servers(), "the commit", &error, true)),
             None => return Err(CommitError::Unknown { id, message: "the Kafka client did not answer".into() }),
@@ -320,6 +328,14 @@ impl Drop for KafkaCommitLog {
         {
             tracing::warn!(%error, "at the end");
         }
+    }
+}
+
+fn no_answer(config: &KafkaLogConfig) -> ConnectError {
+    ConnectError::Unreachable {
+        servers: config.properties.bootstrap_servers().to_owned(),
+        seconds: config.deadline.as_secs(),
+        reason: String::new(),
     }
 }
 

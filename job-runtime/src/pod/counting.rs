@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 
+use crate::crash::{self, Step};
 use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
@@ -75,8 +76,10 @@ impl SourcePartition for Counting {
     }
 
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
+        // Only a poll that finds rows is a step: the others happen at any time.
         let found = self.inner.poll(max_rows)?;
         if let SourcePoll::Batch(batch) = &found {
+            crash::around(Step::Poll, || ());
             let rows = batch.num_rows() as u64;
             self.activity.rows.fetch_add(rows, Ordering::Relaxed);
             self.stats.add_records(rows);

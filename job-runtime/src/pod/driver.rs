@@ -23,6 +23,7 @@ use super::worker_thread::{Applied, EVENTS, Order, WorkerHandle};
 use crate::commit::bookkeeping::{self, Home};
 use crate::commit::{CommitLog, CommitRequest};
 use crate::connector::ExternalSink;
+use crate::crash::{self, Step};
 
 /// A barrier must have passed through all workers within this time.
 const BARRIER_DEADLINE: Duration = Duration::from_secs(60);
@@ -167,7 +168,7 @@ impl Driver {
                 }
                 match self.parts.workers[index].events.try_recv() {
                     Ok(WorkerEvent::Chunk { chunk, .. }) => {
-                        self.write(&chunk)?;
+                        crash::around(Step::Write, || self.write(&chunk))?;
                         let bytes = payload_bytes(&chunk.payload);
                         self.bytes_open += bytes;
                         self.tell(Input::Activity { rows: 0, bytes }, commands)?;

@@ -13,6 +13,7 @@ use dataflow::worker::{AppliedOffsets, CommitId, StepStatus, Worker, WorkerConfi
 
 use super::counting::Activity;
 use super::error::PodError;
+use crate::crash::{self, Step};
 
 /// Events that may wait for the driver. A worker that has filled it waits: the back-pressure of sinks and commits.
 pub(super) const EVENTS: usize = 16;
@@ -194,7 +195,9 @@ fn take_orders(worker: &mut Worker, orders: &Receiver<Order>) -> Result<bool, Po
     loop {
         match orders.try_recv() {
             Ok(Order::Barrier(id)) => worker.begin_commit(id),
-            Ok(Order::Applied(id, applied)) => worker.commit_applied_with(id, &applied.offsets, &applied.added)?,
+            Ok(Order::Applied(id, applied)) => {
+                crash::around(Step::Apply, || worker.commit_applied_with(id, &applied.offsets, &applied.added))?;
+            }
             Err(TryRecvError::Empty) => return Ok(true),
             Err(TryRecvError::Disconnected) => return Ok(false),
         }

@@ -31,6 +31,7 @@ fn a_second_interrupt_ends_a_run_that_cannot_commit() {
     reader.read_exact(&mut [0]).unwrap();
     running.signal("INT");
     running.wait_until("the first interrupt is heard", || workshop.read(".stderr").contains("Ctrl-C again"));
+    assert!(running.runs(), "it is still trying to commit");
     running.signal("INT");
     let outcome = running.end();
     assert_eq!(outcome.code, Some(130), "{outcome:?}");

@@ -17,7 +17,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::{KafkaCommitLog, KafkaLogConfig};
+use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
+use crate::crash::{self, Step};
 use crate::kafka::client::{ConnectError, ConsumerClient, Watch};
 use crate::kafka::ffi::{ClientError, Fetched, PartitionReader};
 use crate::kafka::producer::TransactionalProducer;
@@ -190,7 +191,11 @@ impl Fenced {
                 Err(error) => return Err(error.into()),
             }
         }
-        if missing.is_empty() { Ok(()) } else { self.create_topics(client, &missing, settings) }
+        if !missing.is_empty() {
+            let made = crash::asked(Step::Topics, || self.create_topics(client, &missing, settings));
+            made.ok_or_else(|| no_answer(&self.config))??;
+        }
+        Ok(())
     }
 
     fn create_topics(
@@ -257,7 +262,9 @@ impl Fenced {
         let current = match self.read_control(client)? {
             Some(current) => current,
             None if self.config.ordinal == 0 => {
-                self.append_control(&Assignment::first(self.config.shards.count(), self.config.pods))?;
+                let first = Assignment::first(self.config.shards.count(), self.config.pods);
+                let appended = crash::asked(Step::Assign, || self.append_control(&first));
+                appended.ok_or_else(|| no_answer(&self.config))??;
                 // Read again: of two first records the earlier one stands, and that may not be ours.
                 self.read_control(client)?.ok_or(RecoverError::NoAssignment { seconds: 0 })?
             }
@@ -424,7 +431,7 @@ impl Assigned {
     /// See [`RecoverError`].
     pub fn recover<S: ShardStore>(self, stores: &mut [S]) -> Result<KafkaCommitLog, RecoverError> {
         let start = Instant::now();
-        let records = self.fenced.changelog_tail(&self.plain, stores)?;
+        let records = crash::around(Step::Restore, || self.fenced.changelog_tail(&self.plain, stores))?;
         tracing::info!(records, ms = start.elapsed().as_millis() as u64, "state is at the end of the changelog");
         Ok(KafkaCommitLog::new(self.fenced.config, self.fenced.producer))
     }
