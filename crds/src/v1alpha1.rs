@@ -6,6 +6,7 @@
 mod checkpoint;
 mod pod;
 mod status;
+mod storage;
 mod stream_cluster;
 mod stream_job;
 
@@ -14,7 +15,8 @@ use kube::CustomResourceExt as _;
 
 pub use checkpoint::{Checkpoint, CheckpointSpec, CheckpointStatus, CheckpointType, DeletionPolicy, JobRef};
 pub use pod::{EnvVar, EnvVarSource, KeyRef, LocalRef, PodTemplate};
-pub use status::{Ended, EndedPhase, LastError, Phase, Progress, StreamJobStatus};
+pub use status::{Ended, EndedPhase, LastCheckpoint, LastError, Phase, Progress, StreamJobStatus};
+pub use storage::{CheckpointRetention, CheckpointStorage, ClusterStorage, JobCheckpoint, S3Storage};
 pub use stream_cluster::{
     ClusterDefaults, ClusterKafka, ImagePullPolicy, InternalTopics, StreamCluster, StreamClusterSpec,
 };

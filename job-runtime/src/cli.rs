@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
+use crate::snapshot::place::StorePlace;
+
 mod explain;
 mod failure;
 mod job;
@@ -16,6 +18,7 @@ mod progress;
 mod report;
 mod run;
 mod signals;
+mod state;
 
 pub use failure::Failure;
 
@@ -64,6 +67,11 @@ enum Command {
     },
     /// Run as a pod of Kubernetes: job and settings come from the mounted ConfigMap
     Pod(PodArgs),
+    /// Show what a stopped job's state directory, or a snapshot, holds
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Print a completion script: `millstream completion bash > /etc/bash_completion.d/millstream`
     Completion {
         /// Which shell
@@ -80,6 +88,10 @@ struct RunArgs {
     /// Where the job's state is kept [default: .millstream/NAME in the current directory]
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
+    /// Where snapshots of the job's state are kept, so that a lost state directory can be restored: a directory, or s3://BUCKET/PREFIX
+    /// with the server and credentials of the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) [default: none are taken]
+    #[arg(long, value_name = "DIR", value_parser = StorePlace::parse)]
+    checkpoint_dir: Option<StorePlace>,
     /// Forget earlier state and start anew. Output that is already written is not touched
     #[arg(long)]
     fresh: bool,
@@ -89,6 +101,52 @@ struct RunArgs {
     /// How to report the run at its end
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     report: ReportFormat,
+}
+
+/// What `state` can show.
+#[derive(Debug, Subcommand)]
+enum StateCommand {
+    /// The snapshots of a job, or the shards of a state directory
+    List {
+        #[command(flatten)]
+        of: StateOf,
+    },
+    /// Number and size of the entries of each stream operator
+    Count {
+        #[command(flatten)]
+        of: StateOf,
+    },
+    /// Every entry as a line of JSON, keys and values in hexadecimal
+    Export {
+        #[command(flatten)]
+        of: StateOf,
+        /// Only this shard
+        #[arg(long, value_name = "N")]
+        shard: Option<u16>,
+        /// Only this stream operator, by its uid (see `millstream explain`)
+        #[arg(long, value_name = "UID")]
+        operator: Option<u32>,
+    },
+}
+
+/// Whose state.
+#[derive(Args, Debug)]
+struct StateOf {
+    /// State directory of a job that does not run
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+    /// Where the job's snapshots are: a directory, or s3://BUCKET/PREFIX
+    #[arg(long, value_name = "DIR", value_parser = StorePlace::parse)]
+    checkpoint_dir: Option<StorePlace>,
+    /// Name of the job whose snapshot it is
+    #[arg(long, value_name = "NAME")]
+    job: Option<String>,
+    /// Uid of the job [default: that of the newest snapshot of a job of this name]
+    #[arg(long, value_name = "UID")]
+    uid: Option<String>,
+    /// Number of the snapshot [default: the newest]
+    #[arg(long, value_name = "N")]
+    number: Option<u64>,
 }
 
 /// How a run is reported at its end.
@@ -109,6 +167,9 @@ struct PodArgs {
     /// Directory of the state volume
     #[arg(long, value_name = "DIR", default_value = job_api::STATE_DIR)]
     state_dir: PathBuf,
+    /// Directory or s3://BUCKET/PREFIX of snapshots, if the settings name no bucket
+    #[arg(long, value_name = "DIR", value_parser = StorePlace::parse)]
+    checkpoint_dir: Option<StorePlace>,
     /// This pod's name; its number is behind the last dash
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pod_name: String,
@@ -142,6 +203,10 @@ impl Cli {
             Command::Pod(args) => {
                 crate::telemetry::init(LogFormat::Json, "info");
                 return pod::run(&args, started);
+            }
+            Command::State { command } => {
+                crate::telemetry::init(self.log_format, QUIET_LOGS);
+                state::run(&command)
             }
             Command::Completion { shell } => {
                 clap_complete::generate(shell, &mut Self::command(), "millstream", &mut std::io::stdout());

@@ -68,6 +68,7 @@ impl Pages {
             rows_out: self.monitor.rows_out(),
             lag_rows: self.monitor.lag_records(),
             watermark_ms: self.monitor.watermark_ms().filter(|ms| *ms != i64::MAX),
+            snapshots: self.monitor.snapshots().map(|view| view.status()),
             error,
         }
     }

@@ -13,5 +13,6 @@ pub mod kafka;
 pub mod metrics;
 pub mod pod;
 pub mod reference;
+pub mod snapshot;
 pub mod state;
 pub mod telemetry;

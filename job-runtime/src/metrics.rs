@@ -4,6 +4,7 @@
 //! tables and source partitions, so their number is bounded by the job. It counts nothing itself.
 
 mod list;
+mod snapshots;
 
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{Bucket, Histogram, Metric, MetricFamily, MetricType};
@@ -91,6 +92,9 @@ impl Collector for PodCollector {
         self.sinks(&mut out);
         self.workers(&mut out);
         commits(&self.monitor.commits(), &mut out);
+        if let Some(view) = self.monitor.snapshots() {
+            snapshots::collect(&view, &mut out);
+        }
         out
     }
 }

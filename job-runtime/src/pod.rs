@@ -16,6 +16,7 @@ use std::time::Duration;
 use plan::PlannedJob;
 
 use crate::connector::registry::ConnectorContext;
+use crate::snapshot::place::SnapshotConfig;
 
 pub(crate) use assembly::EXCHANGE_BATCHES;
 pub use assembly::{Pod, PodReport};
@@ -41,6 +42,8 @@ pub struct PodConfig {
     pub state_dir: PathBuf,
     /// Start anew: remove the job's earlier state first.
     pub fresh: bool,
+    /// Snapshots, if the job has a place for them.
+    pub snapshots: Option<SnapshotConfig>,
     /// This pod's number, from 0.
     pub ordinal: u16,
     /// Number of pods.

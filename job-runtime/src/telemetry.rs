@@ -10,7 +10,7 @@ use tracing_subscriber::fmt;
 use crate::cli::LogFormat;
 
 /// Libraries whose lines help only those who work on them; `RUST_LOG` may still name them.
-const QUIET: &str = "sqlparser=info";
+const QUIET: &str = "sqlparser=info,aws_config=error";
 
 /// Starts logging to standard error, at `default` unless `RUST_LOG` says otherwise.
 pub fn init(format: LogFormat, default: &str) {

@@ -13,6 +13,8 @@ mod exactly_once;
 mod flights;
 #[path = "cli/pod.rs"]
 mod pod;
+#[path = "cli/snapshots.rs"]
+mod snapshots;
 #[path = "cli/stopping.rs"]
 mod stopping;
 #[path = "cli/workshop.rs"]

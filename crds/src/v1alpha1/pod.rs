@@ -71,7 +71,8 @@ pub struct PodTemplate {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub env: Vec<EnvVar>,
     /// Size of the volume for local state, as in `10Gi`. Without it local state lies on the node's disk and goes with the pod; a job with a
-    /// Kafka sink rebuilds it from its changelog, another job starts anew. Cannot change.
+    /// Kafka sink rebuilds it from its newest snapshot and its changelog, another job goes on from its newest snapshot, or starts anew if it
+    /// takes none. Cannot change.
     #[schemars(length(max = 16), regex(pattern = r"^[1-9][0-9]*(Mi|Gi|Ti)$"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub volume_size: Option<String>,

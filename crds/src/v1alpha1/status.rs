@@ -111,9 +111,33 @@ pub struct Progress {
     /// When the last commit was made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_commit_time: Option<Time>,
+    /// The job's snapshots, if it takes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_checkpoint: Option<LastCheckpoint>,
     /// When the operator asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_at: Option<Time>,
+}
+
+/// The last snapshots of a job's pods.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct LastCheckpoint {
+    /// When every pod had completed its last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub completed_at: Option<Time>,
+    /// Size of what they hold, in bytes.
+    #[schemars(range(min = 0))]
+    #[serde(default)]
+    pub bytes: i64,
+    /// Snapshots that failed since the pods started.
+    #[schemars(range(min = 0))]
+    #[serde(default)]
+    pub failed: i64,
+    /// Why the last try of a pod failed; not there when all last ones succeeded.
+    #[schemars(length(max = 8192))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// The last thing that went wrong.

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::pod::LocalRef;
+use super::storage::ClusterStorage;
 use crate::schema::{self, StringMap};
 
 /// What the jobs of a namespace share: Kafka, image, defaults.
@@ -49,6 +50,9 @@ pub struct StreamClusterSpec {
     /// The Kafka that jobs read, write and commit to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kafka: Option<ClusterKafka>,
+    /// Where jobs keep what must outlive their pods.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage: Option<ClusterStorage>,
     /// What holds for a job that does not say otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub defaults: Option<ClusterDefaults>,

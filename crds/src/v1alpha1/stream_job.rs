@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pod::{KeyRef, PodTemplate};
 use super::status::StreamJobStatus;
+use super::storage::JobCheckpoint;
 
 /// A streaming job: SQL that runs until it is suspended, deleted, or its bounded input ends.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -109,6 +110,9 @@ pub struct StreamJobSpec {
         .message("commitInterval must be from 10ms to 60s"))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit_interval: Option<String>,
+    /// How the job takes snapshots of its state, if its StreamCluster says where they go.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<JobCheckpoint>,
     /// Worker threads per pod. One per core that the pod may use unless said otherwise.
     #[schemars(range(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -4,12 +4,14 @@
 
 use std::path::{Path, PathBuf};
 
+use checkpoint::snapshot::retention::Retention;
 use dataflow::graph::NodeKind;
-use plan::job::JobFile;
+use plan::job::{Checkpointing, JobFile};
 use plan::{Diagnostic, PlannedJob, Span};
 
 use super::failure::Failure;
 use crate::connector::{ConnectorError, registry};
+use crate::snapshot::place::{SnapshotConfig, StorePlace};
 
 /// A job that may be run.
 pub(super) struct Loaded {
@@ -38,6 +40,13 @@ pub(super) fn load(path: &Path) -> Result<Loaded, Failure> {
 }
 
 impl Loaded {
+    /// How the job's snapshots are taken, if there is a place for them.
+    pub(super) fn snapshots(&self, place: Option<StorePlace>) -> Option<SnapshotConfig> {
+        let Checkpointing { interval, count, age } = self.file.checkpoint;
+        let retention = Retention { count: count.into(), age_ms: age.as_millis() as u64 };
+        place.map(|place| SnapshotConfig { place, interval, retention })
+    }
+
     /// What a connector complains of, shown at its option in the file.
     pub(super) fn blame(&self, error: &ConnectorError) -> Failure {
         Failure::Connector(self.file.diagnostics(vec![diagnostic(&self.planned, error)]))

@@ -20,6 +20,7 @@ use crate::http::{self, Pages};
 use crate::metrics::{self, JobLabels};
 use crate::pod::monitor::Monitor;
 use crate::pod::{Ended, Pod, PodConfig};
+use crate::snapshot::place::StorePlace;
 
 /// Runs until ended from outside or failed.
 pub(super) fn run(args: &PodArgs, started: Instant) -> ExitCode {
@@ -136,6 +137,7 @@ fn config(args: &PodArgs, settings: &PodSettings, loaded: &Loaded) -> Result<Pod
     let ordinal =
         number.ok_or_else(|| Failure::Usage(format!("pod name {} does not end in a number", args.pod_name)))?;
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let checkpoints = settings.checkpoints.as_ref().map(StorePlace::of_settings).or(args.checkpoint_dir.clone());
     let output: Output = Arc::new(Mutex::new(std::io::stdout()));
     Ok(PodConfig {
         planned: loaded.planned.clone(),
@@ -146,6 +148,7 @@ fn config(args: &PodArgs, settings: &PodSettings, loaded: &Loaded) -> Result<Pod
         workers: file.workers.map_or(cores, usize::from).min(usize::from(file.shards)),
         state_dir: args.state_dir.clone(),
         fresh: false,
+        snapshots: loaded.snapshots(checkpoints),
         ordinal,
         pods: settings.replicas,
         connectors: ConnectorContext {

@@ -70,6 +70,7 @@ fn config(args: &RunArgs, loaded: &Loaded) -> Result<PodConfig, Failure> {
         workers,
         state_dir: absolute(state_dir)?,
         fresh: args.fresh,
+        snapshots: loaded.snapshots(args.checkpoint_dir.clone()),
         ordinal: 0,
         pods: 1,
         connectors: ConnectorContext {
@@ -83,5 +84,5 @@ fn config(args: &RunArgs, loaded: &Loaded) -> Result<PodConfig, Failure> {
 }
 
 fn absolute(path: PathBuf) -> Result<PathBuf, Failure> {
-    std::path::absolute(&path).map_err(|e| Failure::Usage(format!("state directory {}: {e}", path.display())))
+    std::path::absolute(&path).map_err(|e| Failure::Usage(format!("directory {}: {e}", path.display())))
 }

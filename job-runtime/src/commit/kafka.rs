@@ -39,8 +39,10 @@ use crate::kafka::producer::TransactionalProducer;
 use crate::kafka::properties::KafkaProperties;
 
 mod recover;
+mod trim;
 
 pub use recover::{Assigned, Fenced, RecoverError};
+pub use trim::ChangelogTrim;
 
 /// Largest changelog record, below the broker's default limit of a megabyte.
 const CHANGELOG_RECORD: usize = 800 << 10;
@@ -141,6 +143,11 @@ impl KafkaCommitLog {
     /// The properties of the log's cluster: sources of the same cluster commit their offsets here.
     pub fn properties(&self) -> &KafkaProperties {
         &self.config.properties
+    }
+
+    /// What removes old records of this job's changelog.
+    pub fn trim(&self) -> ChangelogTrim {
+        ChangelogTrim::new(&self.config)
     }
 
     fn open(&mut self) -> Result<(), CommitError> {

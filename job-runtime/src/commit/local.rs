@@ -23,6 +23,10 @@ use dataflow::worker::AppliedOffsets;
 use super::{CommitError, CommitLog, CommitRequest};
 use crate::state::rocks::{FlushHandle, RocksShardStore};
 
+mod tail;
+
+pub use tail::{LogHandle, LogHold, LogTail, restore};
+
 /// Sizes of the log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LocalLogConfig {
@@ -113,6 +117,7 @@ pub struct LocalCommitLog {
     next: u64,
     shards: Vec<FlushHandle>,
     flusher: Option<Flusher>,
+    handle: LogHandle,
     broken: Option<String>,
 }
 
@@ -152,7 +157,14 @@ impl LocalCommitLog {
         };
         let shards: Vec<FlushHandle> = stores.iter().map(RocksShardStore::flush_handle).collect();
         let flusher = Some(Flusher::start(shards.clone())?);
-        Ok(Self { dir: dir.to_owned(), job, config, segments, file, next, shards, flusher, broken: None })
+        let touched = (0..shards.len()).map(|shard| segments.iter().filter_map(|segment| segment.touched[shard]).max());
+        let handle = LogHandle::new(dir, job, next, touched.collect());
+        Ok(Self { dir: dir.to_owned(), job, config, segments, file, next, shards, flusher, handle, broken: None })
+    }
+
+    /// A view of the log for snapshots.
+    pub fn handle(&self) -> LogHandle {
+        self.handle.clone()
     }
 
     fn append(&mut self, record: &[u8]) -> Result<(), CommitError> {
@@ -173,6 +185,7 @@ impl LocalCommitLog {
         for (shard, _) in changes {
             segment.touched[usize::from(shard.0)] = Some(self.next);
         }
+        self.handle.committed(self.next, changes.iter().map(|(shard, _)| *shard));
         self.next += 1;
         if segment.bytes >= self.config.segment_bytes {
             let header = SegmentHeader { job: self.job, first: self.next };
@@ -188,10 +201,10 @@ impl LocalCommitLog {
     /// Removes the oldest segments that no shard needs any more; asks for a flush if the log is still too large.
     fn trim(&mut self) -> Result<(), CommitError> {
         while self.segments.len() > 1 && self.unneeded(&self.segments[0]) {
-            let segment = self.segments.pop_front().expect("there are two");
-            fs::remove_file(&segment.path).map_err(|e| CommitError::Fatal {
-                message: format!("cannot remove {}: {e}", segment.path.display()),
-            })?;
+            let path = self.segments[0].path.clone();
+            let Some(removed) = self.handle.unless_held(|| fs::remove_file(&path)) else { break };
+            removed.map_err(|e| CommitError::Fatal { message: format!("cannot remove {}: {e}", path.display()) })?;
+            self.segments.pop_front();
         }
         let bytes: u64 = self.segments.iter().map(|segment| segment.bytes).sum();
         match &self.flusher {
@@ -400,8 +413,12 @@ fn segment_paths(dir: &Path) -> Result<Vec<PathBuf>, LocalLogError> {
     Ok(paths)
 }
 
+fn segment_name(first: u64) -> String {
+    format!("{first:020}.log")
+}
+
 fn create_segment(dir: &Path, header: SegmentHeader, shards: usize) -> Result<(Segment, File), LocalLogError> {
-    let path = dir.join(format!("{:020}.log", header.first));
+    let path = dir.join(segment_name(header.first));
     let mut file = OpenOptions::new().create_new(true).append(true).open(&path).map_err(io("create", &path))?;
     let bytes = local_log::encode_segment(header);
     file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(io("write", &path))?;

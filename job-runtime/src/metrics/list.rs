@@ -96,5 +96,21 @@ metrics! {
     };
     COMMIT_LAST = gauge("millstream_commit_last_timestamp_seconds", &[],
         "When the last commit succeeded, in seconds since 1970-01-01T00:00:00Z.");
+    SNAPSHOT = counter("millstream_snapshot_total", &["outcome"], "Snapshots by outcome: `taken`, `failed`.");
+    SNAPSHOT_UPLOADED = counter("millstream_snapshot_uploaded_bytes_total", &[], "Bytes uploaded for snapshots, manifests included.");
+    SNAPSHOT_FILES = counter("millstream_snapshot_files_total", &["how"],
+        "Files in snapshots: `uploaded` for it, or `kept` from an earlier one.");
+    SNAPSHOT_REMOVED = counter("millstream_snapshot_objects_removed_total", &[],
+        "Objects removed because nothing needs them any more.");
+    SNAPSHOT_DAMAGED = counter("millstream_snapshot_damaged_total", &[],
+        "Snapshots that the start passed over because they are damaged.");
+    SNAPSHOT_STORED_BYTES = gauge("millstream_snapshot_stored_bytes", &[], "Size of all objects of the job in the store.");
+    SNAPSHOT_STORED = gauge("millstream_snapshot_stored_count", &[], "Checkpoints in the store.");
+    SNAPSHOT_RESTORED_BYTES = gauge("millstream_snapshot_restored_bytes", &[], "Bytes that the start took from snapshots.");
+    SNAPSHOT_LAST = gauge("millstream_snapshot_last_timestamp_seconds", &[],
+        "When the last snapshot was complete, in seconds since 1970-01-01T00:00:00Z.");
+    SNAPSHOT_LAST_BYTES = gauge("millstream_snapshot_last_bytes", &[], "Size of what the last snapshot holds.");
+    SNAPSHOT_LAST_DURATION = gauge("millstream_snapshot_last_duration_seconds", &["step"],
+        "Duration of the last snapshot (`all`), and of its flushes and copies on local disk (`copy`).");
     POD_RUNNING = gauge("millstream_pod_running", &[], "1 while rows flow, 0 while the pod starts.");
 }

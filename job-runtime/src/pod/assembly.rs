@@ -29,15 +29,19 @@ use crate::commit::bookkeeping::{self, Home};
 use crate::commit::local::{LocalCommitLog, LocalLogConfig};
 use crate::connector::stats::SourceStats;
 use crate::connector::{ConnectorError, Opening, SinkFactory, SinkTarget, SizeHint, SourceFactory, Start, registry};
+use crate::snapshot::start::Restored;
+use crate::snapshot::thread::Snapshots;
 use crate::state::directory::{JobIdentity, StateDirectory};
 use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
 mod dead_letters;
 mod kafka;
 mod seat;
+mod snapshots;
 
 use kafka::KafkaLog;
 use seat::Seat;
+use snapshots::SnapshotStore;
 
 /// Rows that a worker takes from one partition at a time.
 const ROWS_PER_POLL: usize = 4096;
@@ -63,6 +67,8 @@ pub struct Pod {
     driver: Driver,
     /// What can be said before it runs.
     pub report: PodReport,
+    /// Takes snapshots while the pod runs.
+    snapshots: Option<Snapshots>,
     /// Keeps the state directory locked while the pod lives.
     _directory: StateDirectory,
 }
@@ -86,6 +92,11 @@ struct Recovered {
     seat: Seat,
     log: Log,
     stores: Vec<RocksShardStore>,
+    databases: Arc<RocksDatabases>,
+    /// What came from snapshots.
+    restored: Restored,
+    /// There was state, here or in a snapshot.
+    resumes: bool,
 }
 
 /// The two forms of the commit log.
@@ -101,14 +112,17 @@ impl Pod {
     /// When any part cannot start; nothing of the outside world was changed then that a next start would not find in order.
     pub fn start(mut config: PodConfig, monitor: &Arc<Monitor>, started: Instant) -> Result<Self, PodError> {
         monitor.attach(std::thread::current());
-        let identity = JobIdentity { uid: config.uid.as_deref(), name: &config.name, shards: config.shards.count() };
+        let found = snapshots::find_uid(&config)?;
+        let uid = config.uid.as_deref().or(found.as_deref());
+        let identity = JobIdentity { uid, name: &config.name, shards: config.shards.count() };
         let directory = StateDirectory::open(&config.state_dir, identity, config.fresh)?;
         config.connectors.job_uid = directory.job_uid().to_owned();
         config.connectors.bounded = bounded(&config)?;
         seat::check(&config)?;
         let graph = Arc::new(config.planned.graph.clone());
         let mut sinks = open_sinks(&config, &graph.nodes)?;
-        let recovered = recover(&config, &directory, &sinks)?;
+        let store = SnapshotStore::open(&config, &directory)?;
+        let recovered = recover(&config, &directory, &sinks, store.as_ref())?;
         let sources = open_sources(&config, &graph.nodes)?;
         for sink in &mut sinks {
             if let SinkTarget::External(external) = &mut sink.target {
@@ -116,10 +130,12 @@ impl Pod {
                 external.recover(&bookkeeping::tickets(&recovered.stores[0], home, sink.node.uid)?)?;
             }
         }
-        let report = PodReport { resumes: directory.resumes(), size: size(&sources) };
+        let report = PodReport { resumes: recovered.resumes, size: size(&sources) };
+        let snapshots = store.map(|store| store.start(&config, &directory, &recovered, monitor)).transpose()?;
         let cast = Cast::place(&config, &sinks, &sources, recovered, monitor)?;
         let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started)?;
-        Ok(Self { driver: Driver::new(parts, Arc::clone(monitor), started), report, _directory: directory })
+        let driver = Driver::new(parts, Arc::clone(monitor), started);
+        Ok(Self { driver, report, snapshots, _directory: directory })
     }
 
     /// Runs to the end of the input, a stop, or a failure, on the caller's thread: the one that called [`Pod::start`].
@@ -127,7 +143,11 @@ impl Pod {
     /// # Errors
     /// When the job cannot go on. The next start goes on from the last commit.
     pub fn run(self) -> Result<Ended, PodError> {
-        self.driver.run()
+        let ended = self.driver.run()?;
+        if let Some(snapshots) = self.snapshots {
+            snapshots.finish();
+        }
+        Ok(ended)
     }
 }
 
@@ -179,13 +199,22 @@ fn open_sources<'a>(config: &PodConfig, nodes: &'a [Node]) -> Result<Vec<OpenSou
     Ok(out)
 }
 
-/// Opens the commit log and brings every shard's store up to its end.
-fn recover(config: &PodConfig, directory: &StateDirectory, sinks: &[OpenSink<'_>]) -> Result<Recovered, PodError> {
+/// Opens the commit log and brings every shard's store up to its end; shards that are not there come from a snapshot first.
+fn recover(
+    config: &PodConfig,
+    directory: &StateDirectory,
+    sinks: &[OpenSink<'_>],
+    snapshots: Option<&SnapshotStore>,
+) -> Result<Recovered, PodError> {
     let fenced = kafka::fence(config, directory.job_uid(), sinks)?;
-    let databases = RocksDatabases::new(&directory.shards_dir(), RocksConfig::default())?;
+    let databases = Arc::new(RocksDatabases::new(&directory.shards_dir(), RocksConfig::default())?);
     let seat = match &fenced {
         Some(fenced) => fenced.seat(config, directory.job_uid()),
         None => Seat::alone(directory.job_uid(), config.shards),
+    };
+    let restored = match snapshots {
+        Some(snapshots) => snapshots.restore(&seat, directory, &databases, fenced.as_ref())?,
+        None => Restored::default(),
     };
     let mut stores = open_stores(&databases, &seat.own_shards())?;
     let log = match fenced {
@@ -195,7 +224,11 @@ fn recover(config: &PodConfig, directory: &StateDirectory, sinks: &[OpenSink<'_>
             Log::Local(LocalCommitLog::open(&dir, directory.job_uid(), LocalLogConfig::default(), &mut stores)?)
         }
     };
-    Ok(Recovered { seat, log, stores })
+    if let (Some(snapshots), Log::Local(log)) = (snapshots, &log) {
+        snapshots.check_not_older(directory, log)?;
+    }
+    let resumes = directory.resumes() || !restored.shards.is_empty();
+    Ok(Recovered { seat, log, stores, databases, restored, resumes })
 }
 
 /// Opens the shards' databases, several at a time: opening waits for the disk, not for the processor.
@@ -245,7 +278,7 @@ impl Cast {
         recovered: Recovered,
         monitor: &Monitor,
     ) -> Result<Self, PodError> {
-        let Recovered { seat, log, stores } = recovered;
+        let Recovered { seat, log, stores, .. } = recovered;
         let workers = config.workers;
         let home = Home::new(config.shards, stores[0].shard());
         let positions = Positions::find(&log, &stores, home, sources)?;

@@ -26,6 +26,9 @@ pub enum PodError {
     /// Stored positions or tickets cannot be read.
     #[error(transparent)]
     Bookkeeping(#[from] BookkeepingError),
+    /// Snapshots cannot be read, or are of something else.
+    #[error(transparent)]
+    Snapshot(#[from] crate::snapshot::SnapshotError),
     /// The local commit log cannot be opened.
     #[error(transparent)]
     Log(#[from] LocalLogError),
@@ -101,9 +104,12 @@ impl PodError {
     pub fn reason(&self) -> TerminationReason {
         match self {
             Self::Connector(_) | Self::Kafka(_) => TerminationReason::ConnectorFailed,
-            Self::Directory(_) | Self::State(_) | Self::Bookkeeping(_) | Self::Log(_) | Self::Recover(_) => {
-                TerminationReason::StateFailed
-            }
+            Self::Directory(_)
+            | Self::State(_)
+            | Self::Bookkeeping(_)
+            | Self::Snapshot(_)
+            | Self::Log(_)
+            | Self::Recover(_) => TerminationReason::StateFailed,
             Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
             Self::Commit(_) | Self::Deadline { .. } => TerminationReason::CommitFailed,
             Self::Worker(_) => TerminationReason::RecordFailed,

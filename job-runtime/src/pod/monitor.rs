@@ -19,6 +19,7 @@ use super::worker_thread::WorkerView;
 use crate::commit::CommitError;
 use crate::connector::SizeHint;
 use crate::connector::stats::SourceStats;
+use crate::snapshot::thread::{SnapshotStats, SnapshotView};
 
 /// A commit that takes longer is counted as this.
 const LONGEST_COMMIT_MICROS: u64 = 600_000_000;
@@ -119,6 +120,7 @@ pub struct Monitor {
     queues: OnceLock<Vec<QueueGauge>>,
     sinks: Mutex<BTreeMap<u32, SinkCount>>,
     commits: Mutex<CommitStats>,
+    snapshots: OnceLock<Arc<SnapshotStats>>,
 }
 
 impl Monitor {
@@ -138,6 +140,7 @@ impl Monitor {
             queues: OnceLock::new(),
             sinks: Mutex::default(),
             commits: Mutex::new(stats),
+            snapshots: OnceLock::new(),
         }
     }
 
@@ -239,6 +242,15 @@ impl Monitor {
     /// Commits so far.
     pub fn commits(&self) -> CommitStats {
         self.commits.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Snapshots so far; `None` if the job takes none.
+    pub fn snapshots(&self) -> Option<SnapshotView> {
+        self.snapshots.get().map(|stats| stats.view())
+    }
+
+    pub(super) fn attach_snapshots(&self, stats: Arc<SnapshotStats>) {
+        let _ = self.snapshots.set(stats);
     }
 
     pub(super) fn attach(&self, driver: Thread) {

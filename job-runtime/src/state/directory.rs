@@ -5,17 +5,21 @@
 //! - `LOCK`: locked by the process that uses the directory (`flock`); its content means nothing
 //! - `log/`: the local commit log (`commit::local`)
 //! - `shards/<n>/`: one database per shard (`state::rocks`)
+//! - `snapshots/`: copies of databases while they are uploaded; emptied at every start
+//! - `RESTORING`: there while `log/` and `shards/` are filled from a snapshot (`snapshot::start`)
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
+use dataflow::key::Shards;
 use serde::{Deserialize, Serialize};
 
 const VERSION: u32 = 1;
 const JOB_FILE: &str = "job.json";
 const LOCK_FILE: &str = "LOCK";
-const OURS: [&str; 2] = ["log", "shards"];
+const OURS: [&str; 3] = ["log", "shards", "snapshots"];
+const RESTORING_FILE: &str = "RESTORING";
 
 /// Whose directory it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -135,6 +139,27 @@ impl StateDirectory {
         Ok(Self { root: root.to_owned(), uid, found: known, _lock: lock })
     }
 
+    /// Takes the directory of a job that does not run, whichever job that is, and says how many shards it has.
+    ///
+    /// # Errors
+    /// When it is in use, is no state directory, or cannot be read.
+    pub fn of_stopped_job(root: &Path) -> Result<(Self, Shards), DirectoryError> {
+        let foreign = |message: &str| DirectoryError::Foreign { path: root.to_owned(), message: message.to_owned() };
+        let path = root.join(JOB_FILE);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(e) if e.kind() == ErrorKind::NotFound => return Err(foreign("it has no job.json")),
+            Err(e) => return Err(io("read", &path)(e)),
+        };
+        let value: serde_json::Value = serde_json::from_str(&text).map_err(|_| foreign("job.json is not JSON"))?;
+        let name = value.get("name").and_then(|name| name.as_str()).unwrap_or_default().to_owned();
+        let shards =
+            value.get("shards").and_then(serde_json::Value::as_u64).and_then(|count| u16::try_from(count).ok());
+        let shards = shards.and_then(Shards::new).ok_or_else(|| foreign("job.json has no number of shards"))?;
+        let identity = JobIdentity { uid: None, name: &name, shards: shards.count() };
+        Ok((Self::open(root, identity, false)?, shards))
+    }
+
     /// The job's uid: its own, or the one made for this directory.
     pub fn job_uid(&self) -> &str {
         &self.uid
@@ -158,6 +183,21 @@ impl StateDirectory {
     /// Directory of the shards' databases.
     pub fn shards_dir(&self) -> PathBuf {
         self.root.join(OURS[1])
+    }
+
+    /// Directory of copies that are being uploaded.
+    pub fn snapshots_dir(&self) -> PathBuf {
+        self.root.join(OURS[2])
+    }
+
+    /// The file that is there while the state is being restored.
+    pub fn restoring_file(&self) -> PathBuf {
+        self.root.join(RESTORING_FILE)
+    }
+
+    /// True if a directory belongs to a job already.
+    pub fn is_taken(root: &Path) -> bool {
+        root.join(JOB_FILE).exists()
     }
 }
 
@@ -237,6 +277,10 @@ fn remove_state(root: &Path) -> Result<(), DirectoryError> {
             Err(e) if e.kind() != ErrorKind::NotFound => return Err(io("remove", &path)(e)),
             Ok(()) | Err(_) => {}
         }
+    }
+    match fs::remove_file(root.join(RESTORING_FILE)) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(io("remove", &root.join(RESTORING_FILE))(e)),
+        Ok(()) | Err(_) => {}
     }
     // Last: until then the directory still says whose it is.
     let path = root.join(JOB_FILE);

@@ -13,6 +13,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use dataflow::key::ShardId;
 use dataflow::state::{Change, ChangeBatch, LogOffset, STATE_KEY_PREFIX, ShardStore, StateError};
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Env, Options, PrefixRange, ReadOptions,
     SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
@@ -69,7 +70,7 @@ impl RocksDatabases {
     /// # Errors
     /// When the directory cannot be read or written, or the database is damaged.
     pub fn open(&self, shard: ShardId) -> Result<RocksShardStore, StateError> {
-        let path = self.dir.join(shard.0.to_string());
+        let path = self.path(shard);
         let context = || format!("cannot open {}", path.display());
         std::fs::create_dir_all(&path).map_err(|e| StateError { shard, message: format!("{}: {e}", context()) })?;
         let options = self.options();
@@ -84,6 +85,29 @@ impl RocksDatabases {
         let mut write = WriteOptions::default();
         write.disable_wal(true);
         Ok(RocksShardStore { db: Arc::new(db), write })
+    }
+
+    /// The last commit in a database at `path` that nobody has open; the outer `None` if there is no database.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn copied(&self, shard: ShardId, path: &Path) -> Result<Option<Option<LogOffset>>, StateError> {
+        if !path.join("CURRENT").exists() {
+            return Ok(None);
+        }
+        let context = || format!("cannot open {}", path.display());
+        let family = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, self.options());
+        let db = DB::open_cf_descriptors_read_only(&self.options(), path, [family], false)
+            .map_err(|e| failed(shard, &context(), &e))?;
+        match db.get(APPLIED_KEY).map_err(|e| failed(shard, &context(), &e))? {
+            None => Ok(Some(None)),
+            Some(value) => Ok(Some(offset(decode_applied(shard, &value)?))),
+        }
+    }
+
+    /// Directory of a shard's database.
+    pub fn path(&self, shard: ShardId) -> PathBuf {
+        self.dir.join(shard.0.to_string())
     }
 
     fn options(&self) -> Options {
@@ -156,6 +180,22 @@ impl FlushHandle {
         self.db.db.flush().map_err(|e| failed(self.db.shard, "cannot flush to disk", &e))?;
         self.db.flushed.fetch_max(applied, Ordering::AcqRel);
         Ok(())
+    }
+
+    /// The last commit applied.
+    pub fn applied(&self) -> Option<LogOffset> {
+        offset(self.db.applied.load(Ordering::Acquire))
+    }
+
+    /// Makes `dir`, which must not exist and be on the same file system, a copy of the database by hard links, while its owner goes on
+    /// writing. The copy is the database as it was at one commit; [`RocksDatabases::copied`] says which.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn copy(&self, dir: &Path) -> Result<(), StateError> {
+        self.flush()?;
+        let made = Checkpoint::new(&self.db.db).and_then(|checkpoint| checkpoint.create_checkpoint(dir));
+        made.map_err(|e| failed(self.db.shard, &format!("cannot copy the database to {}", dir.display()), &e))
     }
 }
 

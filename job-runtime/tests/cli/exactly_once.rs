@@ -126,13 +126,13 @@ fn seconds(lines: &str) -> Vec<(i64, i64, i64)> {
     rows
 }
 
-fn ticks() -> Workshop {
+pub(crate) fn ticks() -> Workshop {
     let workshop = Workshop::new();
     workshop.copy("job-runtime/tests/cli/jobs/ticks.yaml", "ticks.yaml");
     workshop
 }
 
-fn check_ticks(workshop: &Workshop) {
+pub(crate) fn check_ticks(workshop: &Workshop) {
     let want: Vec<(i64, i64, i64)> =
         (0..150).map(|second| (second, 1000, (second * 1000..(second + 1) * 1000).sum())).collect();
     assert_eq!(seconds(&workshop.read("out/seconds.jsonl")), want);

@@ -3,7 +3,8 @@
 //! Conditions follow kstatus: Ready from the first write, and exactly one of Ready, Reconciling and Stalled is true.
 
 use crds::names::{self, ConditionType, Reason};
-use crds::v1alpha1::{Phase, Progress, StreamJob, StreamJobStatus};
+use crds::v1alpha1::{LastCheckpoint, Phase, Progress, StreamJob, StreamJobStatus};
+use job_api::PodStatus;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{Api, Patch, PatchParams};
@@ -155,7 +156,25 @@ pub fn progress(pods: &[PodFacts], revision: &str, now: Timestamp) -> Option<Pro
         // The end of time, which ends bounded input, is no time that Kubernetes can write.
         watermark: watermark.and_then(|all| all.into_iter().min()).and_then(time),
         last_commit_time: last_commit.and_then(|ms| i64::try_from(ms).ok()).and_then(time),
+        last_checkpoint: last_checkpoint(&statuses),
         observed_at: Some(seconds(now)),
+    })
+}
+
+/// The pods' snapshots: together they are complete when the slowest is.
+fn last_checkpoint(statuses: &[&PodStatus]) -> Option<LastCheckpoint> {
+    let all: Vec<_> = statuses.iter().filter_map(|status| status.snapshots.as_ref()).collect();
+    if all.is_empty() {
+        return None;
+    }
+    let sum = |values: &mut dyn Iterator<Item = u64>| i64::try_from(values.sum::<u64>()).unwrap_or(i64::MAX);
+    let last: Option<Vec<u64>> = all.iter().map(|one| one.last_ms).collect();
+    let last = last.and_then(|all| all.into_iter().min()).and_then(|ms| i64::try_from(ms).ok());
+    Some(LastCheckpoint {
+        completed_at: last.and_then(|ms| Timestamp::from_millisecond(ms).ok()).map(seconds),
+        bytes: sum(&mut all.iter().map(|one| one.bytes)),
+        failed: sum(&mut all.iter().map(|one| one.failed)),
+        error: all.iter().find_map(|one| one.error.as_deref()).map(shorten),
     })
 }
 

@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use crds::names::Reason;
 use crds::v1alpha1::{
     ClusterKafka, DEFAULT_COMMIT_INTERVAL, DEFAULT_INTERNAL_TOPIC_REPLICATION, DEFAULT_SHARDS, DesiredState,
-    ImagePullPolicy, PodTemplate, StreamCluster, StreamJob,
+    ImagePullPolicy, JobCheckpoint, PodTemplate, S3Storage, StreamCluster, StreamJob,
 };
-use job_api::KafkaSettings;
+use job_api::{CheckpointStorage, KafkaSettings, S3Settings};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::Serialize;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::observe::{Observed, Referenced};
+
+const NO_STORAGE: &str = "spec.checkpoint is written, and the job's StreamCluster names no place for snapshots: write spec.storage.checkpoints.s3 in the StreamCluster, or leave spec.checkpoint out";
 
 /// A job that can be built.
 #[derive(Clone, Debug, PartialEq)]
@@ -60,6 +62,15 @@ pub struct Definition {
     pub kafka: Option<KafkaSettings>,
     /// Secret with the Kafka client's credentials.
     pub kafka_secret: Option<String>,
+    /// How the job takes snapshots.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<JobCheckpoint>,
+    /// Where they go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<CheckpointStorage>,
+    /// Secret with the bucket's credentials.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub s3_secret: Option<String>,
     /// The rest of what the user says about the pods.
     pub template: PodTemplate,
 }
@@ -88,6 +99,13 @@ pub fn validate(job: &StreamJob, observed: &Observed, default_image: &str) -> Re
     let template = spec.template.clone().unwrap_or_default();
     let defaults = cluster.and_then(|cluster| cluster.spec.defaults.as_ref());
     let kafka = cluster.and_then(|cluster| cluster.spec.kafka.as_ref());
+    let s3 = cluster
+        .and_then(|cluster| cluster.spec.storage.as_ref())
+        .and_then(|storage| storage.checkpoints.as_ref())
+        .map(|checkpoints| &checkpoints.s3);
+    if spec.checkpoint.is_some() && s3.is_none() {
+        return Err(Invalid { reason: Reason::InvalidSpec, message: NO_STORAGE.to_owned() });
+    }
     let definition = Definition {
         cluster: spec.cluster_ref.as_ref().map(|reference| reference.name.clone()),
         shards: spec.shards.unwrap_or(DEFAULT_SHARDS),
@@ -106,6 +124,9 @@ pub fn validate(job: &StreamJob, observed: &Observed, default_image: &str) -> Re
         resources: template.resources.clone().or_else(|| defaults.and_then(|defaults| defaults.resources.clone())),
         kafka: kafka.map(kafka_settings),
         kafka_secret: kafka.and_then(|kafka| kafka.credentials_secret_ref.as_ref()).map(|secret| secret.name.clone()),
+        checkpoint: spec.checkpoint.clone(),
+        checkpoints: s3.map(|s3| CheckpointStorage { s3: s3_settings(s3) }),
+        s3_secret: s3.and_then(|s3| s3.credentials_secret_ref.as_ref()).map(|secret| secret.name.clone()),
         template,
         sql,
     };
@@ -169,6 +190,16 @@ fn kafka_settings(kafka: &ClusterKafka) -> KafkaSettings {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect::<BTreeMap<_, _>>(),
         internal_topic_replication: i16::try_from(replication).unwrap_or(i16::MAX),
+    }
+}
+
+fn s3_settings(s3: &S3Storage) -> S3Settings {
+    S3Settings {
+        bucket: s3.bucket.clone(),
+        prefix: s3.prefix.clone().unwrap_or_default(),
+        endpoint: s3.endpoint.clone(),
+        region: s3.region.clone(),
+        path_style: s3.path_style.unwrap_or(s3.endpoint.is_some()),
     }
 }
 

@@ -42,13 +42,17 @@ fn a_job_with_everything() {
             "bootstrapServers": "kafka:9093", "properties": {"security.protocol": "SASL_SSL"},
             "credentialsSecretRef": {"name": "kafka-user"}, "internalTopics": {"replicationFactor": 2}
         },
+        "storage": {"checkpoints": {"s3": {
+            "bucket": "streams", "prefix": "team-a", "endpoint": "https://minio:9000", "region": "eu-central-1",
+            "credentialsSecretRef": {"name": "bucket-key"}
+        }}},
         "defaults": {"commitInterval": "100ms", "resources": {"requests": {"cpu": "1"}}}
     })));
     observed.sql = Referenced::Found("CREATE TABLE a (x INT);\nINSERT INTO b SELECT x FROM a;\n".to_owned());
     let object = job(json!({
         "clusterRef": {"name": "default"},
         "sqlFrom": {"configMapKeyRef": {"name": "queries", "key": "delays.sql"}},
-        "workers": 2, "shards": 32,
+        "workers": 2, "shards": 32, "checkpoint": {"interval": "30s", "retention": {"count": 3, "age": "2h"}},
         "template": {
             "labels": {"team": "a"}, "annotations": {"note": "x"}, "serviceAccountName": "delays",
             "nodeSelector": {"disk": "fast"}, "tolerations": [{"key": "dedicated", "operator": "Exists"}],
@@ -74,6 +78,13 @@ fn what_the_pods_read_is_what_the_contract_says() {
     let job: serde_json::Value = serde_saphyr::from_str(&data["job.yaml"]).expect("the job can be read");
     assert_eq!(job["spec"]["sql"], "SELECT ': #' \n-- |\nFROM t");
     assert_eq!(job["spec"]["commitInterval"], "50ms");
+}
+
+#[test]
+fn a_job_that_asks_for_snapshots_needs_a_place_for_them() {
+    let object = job(json!({"sql": "SELECT 1", "checkpoint": {"interval": "30s"}}));
+    let invalid = validate(&object, &nothing(), "image").expect_err("there is no StreamCluster");
+    assert!(invalid.message.contains("write spec.storage.checkpoints.s3 in the StreamCluster"), "{}", invalid.message);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::names::Reason;
 use crds::v1alpha1::{StreamCluster, StreamJob};
-use job_api::{PodPhase, PodStatus, VERSION};
+use job_api::{PodPhase, PodStatus, SnapshotStatus, VERSION};
 use k8s_openapi::jiff::Timestamp;
 use operator::controller::facts::{LastWords, PodFacts, StatefulSetFacts};
 use operator::controller::observe::{Observed, Referenced};
@@ -112,6 +112,13 @@ pub(crate) fn pod_in(job: &ValidatedJob, phase: PodPhase) -> PodFacts {
         rows_out: 10,
         lag_rows: Some(3),
         watermark_ms: Some(1_795_244_000_000),
+        snapshots: Some(SnapshotStatus {
+            number: Some(3),
+            last_ms: Some(1_795_244_390_456),
+            bytes: 4096,
+            taken: 3,
+            ..SnapshotStatus::default()
+        }),
         error: None,
     };
     PodFacts { status: Some(status), ..ready_pod(job) }

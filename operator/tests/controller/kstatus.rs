@@ -1,7 +1,7 @@
 //! What others read in the status: kstatus (Argo CD, Flux, `kubectl wait`) must come to the right conclusion at every step.
 
 use crds::names::Reason;
-use crds::v1alpha1::{Phase, Progress, StreamJobStatus};
+use crds::v1alpha1::{LastCheckpoint, Phase, Progress, StreamJobStatus};
 use job_api::PodPhase;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use operator::controller::decide::{Decision, Verdict, seconds};
@@ -124,6 +124,12 @@ fn progress_is_the_sum_of_what_the_pods_say() {
         lag_rows: Some(6),
         watermark: Some(seconds(at(-400))),
         last_commit_time: Some(seconds(at(-1))),
+        last_checkpoint: Some(LastCheckpoint {
+            completed_at: Some(seconds(at(-10))),
+            bytes: 8192,
+            failed: 0,
+            error: None,
+        }),
         observed_at: Some(seconds(at(0))),
     };
     assert_eq!(progress(&pods, &job.revision, at(0)), Some(expected));

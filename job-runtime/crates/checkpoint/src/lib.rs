@@ -10,3 +10,4 @@ pub mod commit;
 pub mod local_log;
 pub mod names;
 pub mod ownership;
+pub mod snapshot;

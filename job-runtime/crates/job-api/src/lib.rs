@@ -41,6 +41,37 @@ pub struct PodSettings {
     /// Kafka of the StreamCluster, if it names one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kafka: Option<KafkaSettings>,
+    /// Where the job's snapshots go, if the StreamCluster names a place.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoints: Option<CheckpointStorage>,
+}
+
+/// Where snapshots go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckpointStorage {
+    /// A bucket.
+    pub s3: S3Settings,
+}
+
+/// A bucket and how to reach it. Credentials are not here: they are in the pod's environment or its identity.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct S3Settings {
+    /// Name of the bucket.
+    pub bucket: String,
+    /// What all keys begin with.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// Address of the server; AWS unless said otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Region of the bucket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// `server/bucket/key` instead of `bucket.server/key`.
+    #[serde(default)]
+    pub path_style: bool,
 }
 
 /// Kafka of a StreamCluster.
@@ -94,9 +125,35 @@ pub struct PodStatus {
     /// The job's watermark in milliseconds since 1970-01-01T00:00:00Z.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark_ms: Option<i64>,
+    /// Snapshots of this process, if the job takes them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshots: Option<SnapshotStatus>,
     /// Why the pod failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Termination>,
+}
+
+/// What a pod says of its snapshots.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SnapshotStatus {
+    /// Number of the last one, or of the one that the pod was restored from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub number: Option<u64>,
+    /// When the last one of this process was complete, in milliseconds since 1970-01-01T00:00:00Z.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_ms: Option<u64>,
+    /// Size of what it holds.
+    pub bytes: u64,
+    /// Milliseconds that it took.
+    pub took_ms: u64,
+    /// Snapshots taken by this process.
+    pub taken: u64,
+    /// Snapshots that failed in this process.
+    pub failed: u64,
+    /// Why the last try failed; not there when the last one succeeded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
 }
 
 /// A pod's last words.

@@ -3,9 +3,11 @@
 //! Owns the list of fields (the CRD's, see `crds`) and the way from a place in the SQL to a place in the file. Reads no files.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+mod checkpoint;
 pub mod duration;
 mod fields;
 mod template;
@@ -15,6 +17,8 @@ use crate::Span;
 use crate::diagnostic::{Diagnostic, Diagnostics};
 use fields::Fields;
 use yaml::{Node, Value};
+
+pub use checkpoint::Checkpointing;
 
 /// The one version of the file.
 pub const API_VERSION: &str = "millstream.io/v1alpha1";
@@ -52,6 +56,8 @@ pub struct JobFile {
     pub commit_interval: Duration,
     /// `spec.workers`: threads of a pod; `None` for one per core.
     pub workers: Option<u16>,
+    /// `spec.checkpoint`
+    pub checkpoint: Checkpointing,
 }
 
 impl JobFile {
@@ -213,6 +219,7 @@ fn read_root(file_name: &str, text: &Arc<str>, root: &Node, problems: &mut Vec<D
         shards: spec.shards,
         commit_interval: spec.commit_interval,
         workers: spec.workers,
+        checkpoint: spec.checkpoint,
     })
 }
 
@@ -273,10 +280,25 @@ struct Spec {
     shards: u16,
     commit_interval: Duration,
     workers: Option<u16>,
+    checkpoint: Checkpointing,
 }
 
-const SPEC: &[&str] =
-    &["clusterRef", "sql", "sqlFrom", "state", "replicas", "shards", "commitInterval", "workers", "template"];
+const SPEC: &[&str] = &[
+    "clusterRef",
+    "sql",
+    "sqlFrom",
+    "state",
+    "replicas",
+    "shards",
+    "commitInterval",
+    "checkpoint",
+    "workers",
+    "template",
+];
+/// What `commitInterval` may be.
+const COMMIT_INTERVAL: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(60);
+/// What it is if it is not written.
+const DEFAULT_COMMIT_INTERVAL: Duration = Duration::from_millis(50);
 
 fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<Spec> {
     let fields = Fields::new(node, "`spec`", SPEC, problems)?;
@@ -303,7 +325,11 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
     let replicas = fields.integer("replicas", 1..=4096, problems);
     let shards = fields.integer("shards", 1..=4096, problems);
     let workers = fields.integer("workers", 1..=1024, problems);
-    let commit_interval = read_commit_interval(&fields, problems);
+    let range = (COMMIT_INTERVAL, "use 10ms to 60s; the default is 50ms");
+    let commit_interval =
+        checkpoint::duration(&fields, "commitInterval", range, problems).unwrap_or(DEFAULT_COMMIT_INTERVAL);
+    let checkpoint =
+        fields.get("checkpoint").map_or_else(Checkpointing::default, |node| checkpoint::read(node, problems));
     if let Some(node) = fields.get("template") {
         template::check(node, problems);
     }
@@ -317,33 +343,8 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
         shards: shards.map_or(16, |(n, _)| n),
         commit_interval,
         workers: workers.map(|(n, _)| n),
+        checkpoint,
     })
-}
-
-fn read_commit_interval(fields: &Fields<'_>, problems: &mut Vec<Diagnostic>) -> Duration {
-    const DEFAULT: Duration = Duration::from_millis(50);
-    if let Some(Node { value: Value::Integer(number), span }) = fields.get("commitInterval") {
-        problems.push(
-            Diagnostic::at(*span, format!("`commitInterval` has no unit: {number} of what?"))
-                .help(format!("write `{number}ms` or `{number}s`")),
-        );
-        return DEFAULT;
-    }
-    let Some((written, span)) = fields.string("commitInterval", problems) else { return DEFAULT };
-    match duration::parse(&written) {
-        Ok(interval) if (Duration::from_millis(10)..=Duration::from_secs(60)).contains(&interval) => interval,
-        Ok(_) => {
-            problems.push(
-                Diagnostic::at(span, format!("`commitInterval` is {written}"))
-                    .help("use 10ms to 60s; the default is 50ms"),
-            );
-            DEFAULT
-        }
-        Err(why) => {
-            problems.push(Diagnostic::at(span, format!("`{written}` is not a duration")).help(why));
-            DEFAULT
-        }
-    }
 }
 
 fn read_sql(fields: &Fields<'_>, spec: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<SqlSource> {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use checkpoint::assignment::{self, Assignment, AssignmentError};
 use checkpoint::changelog::{self, ChangelogError};
+use checkpoint::snapshot::choice::LogBounds;
 use checkpoint::{local_log, names};
 use dataflow::graph::OperatorUid;
 use dataflow::key::ShardId;
@@ -420,6 +421,19 @@ pub struct Assigned {
 }
 
 impl Assigned {
+    /// What the changelog holds of these shards.
+    ///
+    /// # Errors
+    /// When Kafka cannot be used.
+    pub fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, RecoverError> {
+        let topic = names::changelog_topic(&self.fenced.config.job_uid);
+        let bounds = |shard: &ShardId| {
+            let (low, high) = self.plain.watermarks(&topic, i32::from(shard.0))?;
+            Ok((*shard, LogBounds { low, high }))
+        };
+        shards.iter().map(bounds).collect()
+    }
+
     /// The assignment in force: the pod has a share of it.
     pub fn assignment(&self) -> &Assignment {
         &self.assignment

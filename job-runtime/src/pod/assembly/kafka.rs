@@ -2,7 +2,9 @@
 //!
 //! Owns those three choices. The protocol itself is in `commit::kafka`.
 
+use checkpoint::snapshot::choice::LogBounds;
 use dataflow::graph::{JobGraph, NodeId, NodeKind};
+use dataflow::key::ShardId;
 use dataflow::source::{PartitionId, SourcePosition};
 
 use super::{OpenSink, OpenSource, Seat, table};
@@ -96,6 +98,11 @@ fn riding(
 }
 
 impl FencedLog {
+    /// What the changelog holds of these shards.
+    pub(super) fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, PodError> {
+        Ok(self.assigned.bounds(shards)?)
+    }
+
     /// The pod's seat, by the assignment in force.
     pub(super) fn seat(&self, config: &PodConfig, job_uid: &str) -> Seat {
         Seat::new(job_uid, config.ordinal, config.shards, self.assigned.assignment().clone())

@@ -61,6 +61,11 @@ impl Seat {
         Self { job_uid: job_uid.to_owned(), ordinal, shards, assignment }
     }
 
+    /// All shards of the job.
+    pub(super) fn shards(&self) -> Shards {
+        self.shards
+    }
+
     fn owns(&self, shard: ShardId) -> bool {
         let share = self.assignment.share(self.ordinal);
         share.is_some_and(|share| share.shards.iter().any(|range| range.contains(&shard.0)))

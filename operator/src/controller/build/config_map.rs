@@ -33,6 +33,9 @@ fn job_file(job: &ValidatedJob) -> serde_json::Value {
     if let Some(workers) = definition.workers {
         spec["workers"] = json!(workers);
     }
+    if let Some(checkpoint) = &definition.checkpoint {
+        spec["checkpoint"] = json!(checkpoint);
+    }
     spec["sql"] = json!(definition.sql);
     json!({
         "apiVersion": StreamJob::api_version(&()),
@@ -49,6 +52,7 @@ fn settings(job: &ValidatedJob) -> PodSettings {
         revision: job.revision.clone(),
         replicas: job.replicas,
         kafka: job.definition.kafka.clone(),
+        checkpoints: job.definition.checkpoints.clone(),
     }
 }
 

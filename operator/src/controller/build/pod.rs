@@ -161,6 +161,9 @@ fn environment(job: &ValidatedJob) -> Vec<EnvVar> {
     let ours = [field("POD_NAME", "metadata.name"), field("POD_NAMESPACE", "metadata.namespace")];
     // Names are the keys of a list that is applied; a name written twice would be refused, and the last one is what a shell would see.
     let mut by_name = BTreeMap::new();
+    for variable in job.definition.s3_secret.iter().flat_map(|secret| s3_variables(secret)) {
+        by_name.insert(variable.name.clone(), variable);
+    }
     for variable in &job.definition.template.env {
         by_name.insert(variable.name.clone(), user_variable(variable));
     }
@@ -168,6 +171,18 @@ fn environment(job: &ValidatedJob) -> Vec<EnvVar> {
         by_name.insert(variable.name.clone(), variable);
     }
     by_name.into_values().collect()
+}
+
+/// The bucket's credentials under the names that the AWS SDK reads. What the user writes in the template wins.
+fn s3_variables(secret: &str) -> [EnvVar; 2] {
+    [("AWS_ACCESS_KEY_ID", "accessKeyId"), ("AWS_SECRET_ACCESS_KEY", "secretAccessKey")].map(|(name, key)| EnvVar {
+        name: name.to_owned(),
+        value: None,
+        value_from: Some(EnvVarSource {
+            secret_key_ref: Some(SecretKeySelector { name: secret.to_owned(), key: key.to_owned(), optional: None }),
+            ..EnvVarSource::default()
+        }),
+    })
 }
 
 fn user_variable(variable: &v1alpha1::EnvVar) -> EnvVar {

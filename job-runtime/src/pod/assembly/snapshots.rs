@@ -1,0 +1,107 @@
+//! Snapshots in the start of a pod: which store, what is restored before the databases are opened, and the thread that takes new ones.
+//!
+//! Owns that order. What a snapshot is, is in `crate::snapshot`.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::kafka::FencedLog;
+use super::{Log, Recovered, Seat};
+use crate::commit::local::LocalCommitLog;
+use crate::pod::monitor::Monitor;
+use crate::pod::{PodConfig, PodError};
+use crate::snapshot::place::{self, SnapshotConfig};
+use crate::snapshot::retain::{GRACE, Keeper};
+use crate::snapshot::start::{self, Restored};
+use crate::snapshot::store::ObjectStore;
+use crate::snapshot::take::{JobOf, Taker, remove_dir};
+use crate::snapshot::thread::{SnapshotStats, SnapshotWork, Snapshots, Trim};
+use crate::state::directory::StateDirectory;
+use crate::state::rocks::{RocksDatabases, RocksShardStore};
+
+/// The store of this job's snapshots.
+pub(super) struct SnapshotStore {
+    config: SnapshotConfig,
+    store: Arc<dyn ObjectStore>,
+    cancel: CancellationToken,
+}
+
+/// The uid of a job that has none of its own and has lost its state directory, from its snapshots.
+pub(super) fn find_uid(config: &PodConfig) -> Result<Option<String>, PodError> {
+    match &config.snapshots {
+        Some(snapshots) if config.uid.is_none() && !config.fresh && !StateDirectory::is_taken(&config.state_dir) => {
+            Ok(snapshots.place.find_uid(&config.name, &CancellationToken::new())?)
+        }
+        Some(_) | None => Ok(None),
+    }
+}
+
+impl SnapshotStore {
+    /// Opens the store, if the job has one. A job that starts anew forgets its snapshots.
+    pub(super) fn open(config: &PodConfig, directory: &StateDirectory) -> Result<Option<Self>, PodError> {
+        let Some(snapshots) = &config.snapshots else { return Ok(None) };
+        let cancel = CancellationToken::new();
+        let store = snapshots.place.open(&config.name, directory.job_uid(), &cancel)?;
+        if config.fresh {
+            place::forget(store.as_ref())?;
+        }
+        // What a process left there that ended in the middle of a snapshot.
+        remove_dir(&directory.snapshots_dir())?;
+        Ok(Some(Self { config: snapshots.clone(), store, cancel }))
+    }
+
+    /// Makes the databases' directories right before they are opened.
+    pub(super) fn restore(
+        &self,
+        seat: &Seat,
+        directory: &StateDirectory,
+        databases: &RocksDatabases,
+        fenced: Option<&FencedLog>,
+    ) -> Result<Restored, PodError> {
+        let store = self.store.as_ref();
+        Ok(match fenced {
+            Some(fenced) => {
+                start::with_kafka(store, directory.job_uid(), databases, &fenced.bounds(&seat.own_shards())?)?
+            }
+            None => start::with_local_log(store, directory, databases, seat.shards())?,
+        })
+    }
+
+    /// Refuses an older copy of the state directory.
+    pub(super) fn check_not_older(&self, directory: &StateDirectory, log: &LocalCommitLog) -> Result<(), PodError> {
+        Ok(start::check_not_older(self.store.as_ref(), directory.job_uid(), log.handle().next_commit())?)
+    }
+
+    /// Starts the thread that takes snapshots.
+    pub(super) fn start(
+        self,
+        config: &PodConfig,
+        directory: &StateDirectory,
+        recovered: &Recovered,
+        monitor: &Monitor,
+    ) -> Result<Snapshots, PodError> {
+        let job = JobOf {
+            uid: directory.job_uid().to_owned(),
+            name: config.name.clone(),
+            shards: config.shards.count(),
+            pod: config.ordinal,
+        };
+        let (log, trim) = match &recovered.log {
+            Log::Local(log) => (Some(log.handle()), None),
+            Log::Kafka(kafka) => {
+                let changelog = kafka.log.trim();
+                let trim: Trim = Box::new(move |offsets| changelog.trim(offsets));
+                (None, Some(trim))
+            }
+        };
+        let shards = recovered.stores.iter().map(RocksShardStore::flush_handle).collect();
+        let databases = Arc::clone(&recovered.databases);
+        let taker = Taker::new(self.store, job, shards, databases, log, directory.snapshots_dir());
+        let stats = Arc::new(SnapshotStats::new(recovered.restored.clone()));
+        monitor.attach_snapshots(Arc::clone(&stats));
+        let keeper = Keeper::new(self.config.retention, GRACE);
+        let work = SnapshotWork { taker, keeper, trim, interval: self.config.interval, stats };
+        Snapshots::start(work, self.cancel).map_err(PodError::Thread)
+    }
+}

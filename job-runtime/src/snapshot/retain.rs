@@ -1,0 +1,166 @@
+//! Removing what is old: checkpoints by the job's retention, then objects that nothing refers to; and how far the changelog may be trimmed.
+//!
+//! Owns the order: the manifest first, then what it referred to, so that a crash leaves garbage and never a checkpoint with holes. The
+//! decisions are `checkpoint::snapshot::retention`'s.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use checkpoint::snapshot::retention::{self, Retention};
+use checkpoint::snapshot::{CheckpointKind, CheckpointManifest, ObjectId, Place};
+use dataflow::key::ShardId;
+use dataflow::state::LogOffset;
+
+use super::store::{Listing, ObjectStore};
+use super::{SnapshotError, now_ms, restore, transfer};
+
+/// An object that nothing refers to is left alone for this long: longer than a snapshot may take.
+pub const GRACE: Duration = Duration::from_secs(3600);
+
+/// Removes what is old of one job.
+pub struct Keeper {
+    /// How much to keep.
+    pub retention: Retention,
+    /// See [`GRACE`].
+    pub grace: Duration,
+    /// Manifests that were read: they never change.
+    checkpoints: BTreeMap<ObjectId, CheckpointManifest>,
+    /// Per shard manifest, the files that it names.
+    files: BTreeMap<ObjectId, Vec<ObjectId>>,
+}
+
+/// What was done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Checkpoints that are there.
+    pub checkpoints: u64,
+    /// Objects that were removed, manifests of checkpoints included.
+    pub removed: u64,
+    /// Size of all objects of the job that are left.
+    pub bytes: u64,
+    /// Per shard, the last offset of the changelog that no snapshot needs.
+    pub trimmable: BTreeMap<ShardId, LogOffset>,
+}
+
+impl Keeper {
+    /// A keeper that has read nothing yet.
+    pub fn new(retention: Retention, grace: Duration) -> Self {
+        Self { retention, grace, checkpoints: BTreeMap::new(), files: BTreeMap::new() }
+    }
+
+    /// Removes what may go.
+    ///
+    /// # Errors
+    /// When the store fails, or when there is a checkpoint of a newer release: what it refers to is not known, so nothing is removed.
+    pub fn run(&mut self, store: &dyn ObjectStore, job_uid: &str) -> Result<Kept, SnapshotError> {
+        let (now, listed) = (now_ms(), store.list(Listing::All)?);
+        let damaged = self.read(store, job_uid, listed.iter().map(|object| &object.id))?;
+        let periodic = |one: &&CheckpointManifest| one.kind == CheckpointKind::Checkpoint;
+        let all: Vec<CheckpointManifest> = self.checkpoints.values().filter(periodic).cloned().collect();
+        let mut gone = retention::expired(&all, self.retention, now);
+        let stays = |(id, one): (&ObjectId, &CheckpointManifest)| (!gone.contains(id)).then(|| one.clone());
+        let kept: Vec<CheckpointManifest> = self.checkpoints.iter().filter_map(stays).collect();
+        let (behind, unclear): (Vec<_>, Vec<_>) = damaged.into_iter().partition(|id| is_behind(id, &kept));
+        gone.extend(behind);
+        let referenced = self.referenced(store, &kept)?;
+        for id in &gone {
+            store.delete(id)?;
+            self.checkpoints.remove(id);
+        }
+        // What a manifest refers to that stays and cannot be read is not known: then no object is garbage.
+        let garbage = match referenced {
+            Some(referenced) if unclear.is_empty() => {
+                retention::garbage(&listed, &referenced, now, self.grace.as_millis() as u64)
+            }
+            Some(_) | None => Vec::new(),
+        };
+        transfer::each(&garbage, |id| Ok(store.delete(id)?))?;
+        let removed: BTreeSet<&ObjectId> = gone.iter().chain(&garbage).collect();
+        let left = listed.iter().filter(|object| !removed.contains(&object.id));
+        Ok(Kept {
+            checkpoints: kept.len() as u64,
+            removed: removed.len() as u64,
+            bytes: left.map(|object| object.length).sum(),
+            trimmable: retention::trimmable(&kept),
+        })
+    }
+
+    /// Reads the manifests that are new, forgets those that are gone, and returns those that cannot be read.
+    fn read<'a>(
+        &mut self,
+        store: &dyn ObjectStore,
+        job_uid: &str,
+        listed: impl Iterator<Item = &'a ObjectId>,
+    ) -> Result<Vec<ObjectId>, SnapshotError> {
+        let manifest = |id: &&ObjectId| matches!(id, ObjectId::Checkpoint { .. } | ObjectId::Savepoint { .. });
+        let there: BTreeSet<&ObjectId> = listed.filter(manifest).collect();
+        self.checkpoints.retain(|id, _| there.contains(id));
+        let new: Vec<&ObjectId> = there.into_iter().filter(|id| !self.checkpoints.contains_key(id)).collect();
+        let mut damaged = Vec::new();
+        let read = transfer::each(&new, |id| match restore::checkpoint(store, job_uid, id) {
+            // Also one of a newer release.
+            Err(error) if !error.is_damage() => Err(error),
+            other => Ok(other),
+        })?;
+        for (id, result) in new.into_iter().zip(read) {
+            match result {
+                Ok(manifest) => {
+                    self.checkpoints.insert(id.clone(), manifest);
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a snapshot cannot be read");
+                    damaged.push(id.clone());
+                }
+            }
+        }
+        Ok(damaged)
+    }
+
+    /// Everything that what is kept refers to; `None` if a manifest among it cannot be read.
+    fn referenced(
+        &mut self,
+        store: &dyn ObjectStore,
+        kept: &[CheckpointManifest],
+    ) -> Result<Option<BTreeSet<ObjectId>>, SnapshotError> {
+        let mut out: BTreeSet<ObjectId> = kept.iter().flat_map(retention::references).cloned().collect();
+        self.files.retain(|id, _| out.contains(id));
+        let mut wanted = BTreeMap::new();
+        for manifest in kept {
+            for entry in manifest.entries.iter().filter(|entry| !self.files.contains_key(&entry.manifest)) {
+                wanted.insert(&entry.manifest, (manifest, entry));
+            }
+        }
+        let wanted: Vec<_> = wanted.into_values().collect();
+        let read = transfer::each(&wanted, |(manifest, entry)| match restore::shard(store, manifest, entry) {
+            Ok(shard) => Ok(Some(files_of(&shard))),
+            Err(error) if error.is_damage() => {
+                tracing::warn!(%error, "a snapshot cannot be read");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        })?;
+        let all = read.iter().all(Option::is_some);
+        for ((_, entry), files) in wanted.into_iter().zip(read) {
+            if let Some(files) = files {
+                self.files.insert(entry.manifest.clone(), files);
+            }
+        }
+        out.extend(self.files.values().flatten().cloned());
+        Ok(all.then_some(out))
+    }
+}
+
+fn files_of(shard: &checkpoint::snapshot::ShardManifest) -> Vec<ObjectId> {
+    let object = |place: &Place| match place {
+        Place::Inline(_) => None,
+        Place::Object(id) => Some(id.clone()),
+    };
+    shard.files.iter().filter_map(|file| object(&file.place)).collect()
+}
+
+/// A checkpoint that cannot be read goes when everything that is kept of its pod is newer.
+fn is_behind(id: &ObjectId, kept: &[CheckpointManifest]) -> bool {
+    let ObjectId::Checkpoint { pod, number } = id else { return false };
+    let mut of_pod = kept.iter().filter(|one| one.pod == *pod).peekable();
+    of_pod.peek().is_some() && of_pod.all(|one| one.number > *number)
+}
