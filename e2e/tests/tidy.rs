@@ -14,6 +14,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("crds", &[]),
     ("checkpoint", &["job-api", "dataflow"]),
     ("plan", &["dataflow"]),
+    ("sim", &["job-runtime", "dataflow", "checkpoint"]),
     ("job-runtime", &["job-api", "plan", "dataflow", "checkpoint"]),
     ("operator", &["crds", "job-api"]),
     ("e2e", &["crds", "job-api"]),
@@ -24,6 +25,7 @@ const NOT_DIRECTLY: &[(&str, &[&str])] = &[
     ("plan", &["tokio", "rdkafka", "kube", "rocksdb"]),
     ("dataflow", &["tokio", "rdkafka", "kube", "rocksdb"]),
     ("checkpoint", &["tokio", "rdkafka", "kube", "rocksdb"]),
+    ("sim", &["tokio", "rdkafka", "kube", "rocksdb"]),
     ("job-api", &["tokio", "rdkafka", "kube", "rocksdb", "arrow"]),
 ];
 
