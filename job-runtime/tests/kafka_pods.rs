@@ -12,6 +12,8 @@ mod broker;
 mod workshop;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use broker::{Reader, create_topic, servers, unique};
@@ -282,6 +284,78 @@ fn two_pods_killed_at_random_moments_give_each_row_once() {
 #[ignore = "needs the lab"]
 fn three_pods_killed_at_random_moments_give_each_row_once() {
     killed_at_random(3);
+}
+
+/// Milliseconds since 1970-01-01T00:00:00Z, now.
+fn now_ms() -> i64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis() as i64
+}
+
+/// Sends a record per millisecond with its own time, each partition in turn, until told to stop.
+fn feed_by_the_clock(input: &str, stop: &AtomicBool) {
+    let feeder = Feeder::new();
+    for number in 0.. {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let record = json!({"ts": now_ms(), "route": format!("route {}", number % 50)}).to_string();
+        feeder.send(input, number % PARTITIONS, &record);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    feeder.flush();
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn a_result_behind_a_shuffle_is_seen_soon_after_its_window_ends() {
+    let (input, output) = (unique("ticks"), unique("counts"));
+    create_topic(&input, PARTITIONS);
+    create_topic(&output, 1);
+    let servers = servers();
+    let text = format!(
+        "apiVersion: millstream.io/v1alpha1
+kind: StreamJob
+metadata: {{name: routes}}
+spec:
+  shards: 8
+  workers: 1
+  commitInterval: 20ms
+  sql: |
+    CREATE TABLE ticks (ts BIGINT, route STRING, at AS TO_TIMESTAMP_LTZ(ts, 3), WATERMARK FOR at AS at) WITH (
+      'connector' = 'kafka', 'topic' = '{input}', 'properties.bootstrap.servers' = '{servers}',
+      'scan.startup.mode' = 'earliest-offset', 'format' = 'json'
+    );
+    CREATE TABLE counts (until BIGINT, route STRING, ticks BIGINT) WITH (
+      'connector' = 'kafka', 'topic' = '{output}', 'properties.bootstrap.servers' = '{servers}', 'format' = 'json'
+    );
+    INSERT INTO counts SELECT MAX(ts), route, COUNT(*)
+    FROM TABLE(TUMBLE(TABLE ticks, DESCRIPTOR(at), INTERVAL '1' SECOND)) GROUP BY route, window_start, window_end;
+"
+    );
+    let mut job = Pods::new(2, &text);
+    let stop = Arc::new(AtomicBool::new(false));
+    let feeding = {
+        let (stop, input) = (Arc::clone(&stop), input.clone());
+        std::thread::spawn(move || feed_by_the_clock(&input, &stop))
+    };
+    let mut reader = Reader::new(&output, 1);
+    read_until(&mut reader, 200, &job);
+    reader.values.clear();
+    let mut late = Vec::new();
+    while late.len() < 1_500 {
+        if reader.poll(Duration::from_millis(1)) {
+            let row: Value = serde_json::from_str(reader.values.last().unwrap()).unwrap();
+            let end = (row["until"].as_i64().unwrap() / 1_000 + 1) * 1_000;
+            late.push(now_ms() - end);
+        }
+    }
+    stop.store(true, Ordering::Relaxed);
+    feeding.join().unwrap();
+    job.stop();
+    late.sort_unstable();
+    let at = |share: usize| late[late.len() * share / 100];
+    println!("window end to result seen, one shuffle, 20 ms commits: p50 {} ms, p99 {} ms", at(50), at(99));
+    assert!(at(99) < 2_000, "p99 {} ms", at(99));
 }
 
 #[test]

@@ -114,6 +114,11 @@ fn operator(job: &PlannedJob, node: &Node, out: &mut String) {
                 format!("rows with equal {} meet on one worker", names.join(", "))
             };
             entry(out, "why", &why);
+            entry(
+                out,
+                "pods",
+                "with one pod: in memory; with several: rows of other pods' keys go through a Kafka topic",
+            );
             entry(out, "columns", &columns(&node.schema));
         }
         NodeKind::WindowAggregate(window) => window_lines(job, node, window, out),
