@@ -18,6 +18,7 @@ pub mod stats;
 mod testing;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dataflow::sink::{SinkChunk, SinkEncoder};
 use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
@@ -60,6 +61,21 @@ pub trait SourceFactory: Send {
     fn open(&self, id: &PartitionId, opening: Opening) -> Result<Box<dyn SourcePartition>, ConnectorError>;
     /// True if the source ends by itself.
     fn bounded(&self) -> bool;
+    /// How often to look for partitions that have come since the start; `None` if none can come.
+    fn watched(&self) -> Option<Duration> {
+        None
+    }
+    /// How many partitions may be open at a time: for partitions that end, so that others may wait for them.
+    fn most_open(&self) -> usize {
+        usize::MAX
+    }
+    /// True if a partition at this position need not be opened: nothing of it will ever be read again.
+    ///
+    /// # Errors
+    /// When what is not read yet is gone.
+    fn is_done(&self, _id: &PartitionId, _position: &SourcePosition) -> Result<bool, ConnectorError> {
+        Ok(false)
+    }
     /// Total size for the progress display, if known: rows or bytes as the source counts them.
     fn size_hint(&self) -> Option<SizeHint> {
         None

@@ -4,6 +4,7 @@
 
 mod assembly;
 mod counting;
+mod discovery;
 mod driver;
 mod error;
 pub mod monitor;

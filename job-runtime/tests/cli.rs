@@ -17,5 +17,7 @@ mod pod;
 mod snapshots;
 #[path = "cli/stopping.rs"]
 mod stopping;
+#[path = "cli/watched.rs"]
+mod watched;
 #[path = "cli/workshop.rs"]
 mod workshop;

@@ -483,3 +483,62 @@ fn a_job_without_a_kafka_sink_writes_its_dead_letters_in_a_transaction_all_the_s
     let outcome = workshop.run(&["run", "job.yaml", "--state-dir", "other"]);
     assert!(outcome.code == Some(3) && outcome.stderr.contains("nowhere"), "{outcome:?}");
 }
+
+fn add_partitions(topic: &str, count: usize) {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", servers());
+    let admin: rdkafka::admin::AdminClient<rdkafka::client::DefaultClientContext> = config.create().unwrap();
+    let wanted = rdkafka::admin::NewPartitions::new(topic, count);
+    let options = rdkafka::admin::AdminOptions::new();
+    let done = futures::executor::block_on(admin.create_partitions(&[wanted], &options));
+    done.unwrap().into_iter().for_each(|result| assert!(result.is_ok(), "{result:?}"));
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn partitions_that_are_added_to_a_topic_are_read_from_their_beginning_while_the_job_runs() {
+    let (input, output) = (unique("numbers"), unique("copies"));
+    create_topic(&input, 1);
+    create_topic(&output, 1);
+    let workshop = Workshop::new();
+    // What is there before the first start is not wanted; of a partition that is added later everything is.
+    let job = copy(&input, &output)
+        .replace("'earliest-offset'", "'latest-offset', 'scan.topic-partition-discovery.interval' = '100 ms'");
+    workshop.write("job.yaml", &job);
+    let (feeder, mut reader) = (Feeder::new(), Reader::new(&output, 1));
+    let send = |partition: i32, numbers: std::ops::Range<usize>| {
+        numbers.for_each(|number| feeder.send(&input, partition, &json!({"id": number}).to_string()));
+        feeder.flush();
+    };
+    send(0, 5000..5010);
+    let mut job = start(&workshop);
+    job.wait_until("running", || running(&workshop));
+    send(0, 0..100);
+    reader.until(100);
+    add_partitions(&input, 3);
+    // The feeder learns of the partitions in its own time.
+    let feeder = Feeder::new();
+    let send = |partition: i32, numbers: std::ops::Range<usize>| {
+        numbers.for_each(|number| feeder.send(&input, partition, &json!({"id": number}).to_string()));
+        feeder.flush();
+    };
+    send(1, 100..200);
+    send(2, 200..300);
+    reader.until(300);
+    assert!(job.kill_after(Duration::ZERO));
+    // More come while nobody looks, with records in them.
+    send(1, 300..400);
+    add_partitions(&input, 4);
+    let feeder = Feeder::new();
+    (400..500).for_each(|number| feeder.send(&input, 3, &json!({"id": number}).to_string()));
+    feeder.flush();
+    let mut job = start(&workshop);
+    job.wait_until("running", || running(&workshop));
+    reader.until(500);
+    job.signal("TERM");
+    assert_eq!(job.end().code, Some(0));
+    assert!(!reader.poll(Duration::from_secs(1)));
+    let mut ids: Vec<usize> = reader.values.iter().map(|record| id_of(record)).collect();
+    ids.sort_unstable();
+    assert!(ids == (0..500).collect::<Vec<_>>(), "{ids:?}");
+}

@@ -33,11 +33,16 @@ enum Compression {
 impl Compression {
     /// By the option, or by the ending of the name.
     fn of(options: &TableOptions<'_>, name: &Path) -> Compression {
+        Self::given(options).unwrap_or_else(|| Self::by_name(name))
+    }
+
+    /// What the option says; `None` leaves it to the name.
+    fn given(options: &TableOptions<'_>) -> Option<Compression> {
         match options.text(&options::COMPRESSION) {
-            Some("none") => Compression::None,
-            Some("gzip") => Compression::Gzip,
-            Some("zstd") => Compression::Zstd,
-            _ => Compression::by_name(name),
+            Some("none") => Some(Compression::None),
+            Some("gzip") => Some(Compression::Gzip),
+            Some("zstd") => Some(Compression::Zstd),
+            _ => None,
         }
     }
 

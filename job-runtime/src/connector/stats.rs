@@ -3,7 +3,7 @@
 //! Owns the shared numbers; each is written by one thread and read by metrics, status and the progress display. It decides nothing.
 
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::SizeHint;
 
@@ -38,6 +38,7 @@ pub struct SourceStats {
     unit: OnceLock<Unit>,
     place: AtomicU64,
     end: AtomicU64,
+    ended: AtomicBool,
 }
 
 impl Default for SourceStats {
@@ -50,6 +51,7 @@ impl Default for SourceStats {
             unit: OnceLock::new(),
             place: AtomicU64::new(0),
             end: AtomicU64::new(UNKNOWN),
+            ended: AtomicBool::new(false),
         }
     }
 }
@@ -123,6 +125,24 @@ impl SourceStats {
     /// The partition reaches to here now.
     pub fn end_at(&self, end: u64) {
         self.end.store(end, Ordering::Relaxed);
+    }
+
+    /// The partition is at its end for ever: nothing is counted any more.
+    pub fn close(&self) {
+        self.ended.store(true, Ordering::Release);
+    }
+
+    /// True after [`Self::close`].
+    pub fn is_closed(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Takes over what another partition has counted.
+    pub fn absorb(&self, other: &Self) {
+        self.add_records(other.records());
+        self.add_bytes(other.bytes());
+        self.skipped.fetch_add(other.skipped(), Ordering::Relaxed);
+        self.dead_letters.fetch_add(other.dead_letters(), Ordering::Relaxed);
     }
 
     /// Everything there is has been read.

@@ -7,6 +7,7 @@
 //! committed is read, unless the table says `properties.isolation.level`.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use dataflow::sink::EncodedRows;
@@ -47,6 +48,8 @@ pub struct KafkaSourceFactory {
     properties: KafkaProperties,
     startup: StartupMode,
     bounded: bool,
+    /// How often to look for new partitions.
+    discovery: Option<Duration>,
     format: Format,
     physical: SchemaRef,
     decoded: SchemaRef,
@@ -126,12 +129,15 @@ impl KafkaSourceFactory {
     ) -> Result<Self, ConnectorError> {
         validate(options)?;
         let format = format_options::format(options)?;
+        let bounded = options.text(&options::SCAN_BOUNDED_MODE) == Some("latest-offset");
+        let discovery = options.duration(&options::SCAN_DISCOVERY_INTERVAL);
         Ok(Self {
             table: options.table().name.clone(),
             topic: options.required(&options::TOPIC)?.to_owned(),
             properties: table_properties(options, context)?,
             startup: startup(options)?,
-            bounded: options.text(&options::SCAN_BOUNDED_MODE) == Some("latest-offset"),
+            bounded,
+            discovery: discovery.filter(|interval| !bounded && !interval.is_zero()),
             format,
             physical: options.table().physical.clone(),
             decoded: decoded.clone(),
@@ -268,7 +274,11 @@ impl KafkaSourceFactory {
 
 impl SourceFactory for KafkaSourceFactory {
     fn partitions(&self) -> Result<Vec<PartitionId>, ConnectorError> {
-        let count = self.shared()?.partitions;
+        let shared = self.shared()?;
+        let count = match self.discovery {
+            Some(_) => shared.client.partitions(&self.topic).map_err(|e| self.connect(&e))?,
+            None => shared.partitions,
+        };
         Ok((0..count).map(|number| PartitionId(format!("{}-{number}", self.topic))).collect())
     }
 
@@ -308,6 +318,10 @@ impl SourceFactory for KafkaSourceFactory {
 
     fn bounded(&self) -> bool {
         self.bounded
+    }
+
+    fn watched(&self) -> Option<Duration> {
+        self.discovery
     }
 }
 

@@ -3,7 +3,7 @@
 //! Owns the order and the reasons for it. With Kafka the earlier process of this pod is fenced before anything slow, because its open
 //! transaction holds back every reader until then.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Instant;
@@ -18,17 +18,17 @@ use dataflow::state::{ShardStore, StateError};
 use dataflow::worker::{Wake, WorkerConfig};
 
 use super::PodConfig;
-use super::counting::{Activity, Counting};
+use super::counting::Activity;
+use super::discovery::{Discovery, Growing, Mailbox, Opener, Place};
 use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
-use super::monitor::{Monitor, SourceView};
+use super::monitor::Monitor;
 use super::shuffle::Outward;
 use super::worker_thread::WorkerHandle;
 use crate::commit::CommitLog;
 use crate::commit::bookkeeping::{self, Home};
 use crate::commit::local::{LocalCommitLog, LocalLogConfig};
-use crate::connector::stats::SourceStats;
-use crate::connector::{ConnectorError, Opening, SinkFactory, SinkTarget, SizeHint, SourceFactory, Start, registry};
+use crate::connector::{ConnectorError, SinkFactory, SinkTarget, SizeHint, SourceFactory, registry};
 use crate::snapshot::start::Restored;
 use crate::snapshot::thread::Snapshots;
 use crate::state::directory::{JobIdentity, StateDirectory};
@@ -40,7 +40,7 @@ mod seat;
 mod snapshots;
 
 use kafka::KafkaLog;
-use seat::Seat;
+pub(super) use seat::Seat;
 use snapshots::SnapshotStore;
 
 /// Rows that a worker takes from one partition at a time.
@@ -67,6 +67,8 @@ pub struct Pod {
     driver: Driver,
     /// What can be said before it runs.
     pub report: PodReport,
+    /// Looks for new partitions while the pod lives.
+    _discovery: Option<Discovery>,
     /// Takes snapshots while the pod runs.
     snapshots: Option<Snapshots>,
     /// Keeps the state directory locked while the pod lives.
@@ -132,10 +134,11 @@ impl Pod {
         }
         let report = PodReport { resumes: recovered.resumes, size: size(&sources) };
         let snapshots = store.map(|store| store.start(&config, &directory, &recovered, monitor)).transpose()?;
-        let cast = Cast::place(&config, &sinks, &sources, recovered, monitor)?;
+        let mut cast = Cast::place(&config, &sinks, sources, recovered, monitor)?;
+        let discovery = cast.discovery.take();
         let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started)?;
         let driver = Driver::new(parts, Arc::clone(monitor), started);
-        Ok(Self { driver, report, snapshots, _directory: directory })
+        Ok(Self { driver, report, _discovery: discovery, snapshots, _directory: directory })
     }
 
     /// Runs to the end of the input, a stop, or a failure, on the caller's thread: the one that called [`Pod::start`].
@@ -263,6 +266,10 @@ struct Cast {
     partitions: Vec<Vec<(NodeId, Box<dyn SourcePartition>)>>,
     encoders: Vec<Vec<(NodeId, Box<dyn dataflow::sink::SinkEncoder>)>>,
     activity: Vec<Arc<Activity>>,
+    mailboxes: Vec<Arc<Mailbox>>,
+    /// Sources that may get more partitions.
+    growing: Vec<NodeId>,
+    discovery: Option<Discovery>,
     threads: Vec<Arc<OnceLock<Thread>>>,
     sources: Vec<(NodeId, dataflow::graph::OperatorUid)>,
     /// From other pods, by worker, and to other pods.
@@ -274,14 +281,14 @@ impl Cast {
     fn place(
         config: &PodConfig,
         sinks: &[OpenSink<'_>],
-        sources: &[OpenSource<'_>],
+        sources: Vec<OpenSource<'_>>,
         recovered: Recovered,
-        monitor: &Monitor,
+        monitor: &Arc<Monitor>,
     ) -> Result<Self, PodError> {
         let Recovered { seat, log, stores, .. } = recovered;
         let workers = config.workers;
         let home = Home::new(config.shards, stores[0].shard());
-        let positions = Positions::find(&log, &stores, home, sources)?;
+        let positions = Positions::find(&log, &stores, home, &sources)?;
         let (log, log_offsets, properties): (Box<dyn CommitLog>, _, _) = match log {
             Log::Local(log) => (Box::new(log), Vec::new(), None),
             Log::Kafka(log) => {
@@ -298,6 +305,9 @@ impl Cast {
             partitions: (0..workers).map(|_| Vec::new()).collect(),
             encoders: (0..workers).map(|_| Vec::new()).collect(),
             activity: (0..workers).map(|_| Arc::default()).collect(),
+            mailboxes: (0..workers).map(|_| Arc::default()).collect(),
+            growing: Vec::new(),
+            discovery: None,
             threads: (0..workers).map(|_| Arc::default()).collect(),
             sources: sources.iter().map(|source| (source.node.id, source.node.uid)).collect(),
             owner: seat.owner(workers),
@@ -308,7 +318,8 @@ impl Cast {
             let worker = cast.owner[usize::from(store.shard().0)];
             cast.stores[worker].push(Box::new(store));
         }
-        cast.open_partitions(&seat, sources, positions, monitor)?;
+        let seat = Arc::new(seat);
+        cast.discovery = cast.open_partitions(&seat, sources, positions, monitor)?;
         cast.inward = seat.inward(graph, properties.as_ref(), &cast)?;
         // How far other pods' rows are read is committed with the offsets of sources.
         cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
@@ -325,39 +336,34 @@ impl Cast {
     /// The pod's partitions go round the workers, each source starting where the last one ended.
     fn open_partitions(
         &mut self,
-        seat: &Seat,
-        sources: &[OpenSource<'_>],
+        seat: &Arc<Seat>,
+        sources: Vec<OpenSource<'_>>,
         mut positions: Positions,
-        monitor: &Monitor,
-    ) -> Result<(), ConnectorError> {
-        let workers = self.partitions.len();
-        let mut next = 0;
-        for source in sources {
-            let all = source.factory.partitions()?.into_iter().enumerate();
-            let own: Vec<PartitionId> =
-                all.filter(|(index, id)| seat.owns_source(source.table, &id.0, *index)).map(|(_, id)| id).collect();
-            // Of the pod's own: another pod may have committed before this one has ever run.
-            let known = |id: &PartitionId| positions.0.contains_key(&(source.node.id, id.clone()));
-            let read_before = own.iter().any(known);
-            for id in own {
-                let worker = next % workers;
-                next += 1;
-                let start = match positions.0.remove(&(source.node.id, id.clone())) {
-                    Some(position) => Start::At(position),
-                    None if read_before => Start::Added,
-                    None => Start::First,
-                };
-                let stats = Arc::<SourceStats>::default();
-                let opening = Opening { start, wake: self.wake(worker), stats: Arc::clone(&stats) };
-                let partition = source.factory.open(&id, opening)?;
-                let (node, table) = (source.node.id, source.table.to_owned());
-                monitor.add_source(SourceView { node, table, partition: id, stats: Arc::clone(&stats) });
-                let activity = Arc::clone(&self.activity[worker]);
-                let counting = Counting::new(partition, activity, std::thread::current(), stats);
-                self.partitions[worker].push((source.node.id, Box::new(counting)));
+        monitor: &Arc<Monitor>,
+    ) -> Result<Option<Discovery>, PodError> {
+        let place = |worker: usize| Place {
+            mailbox: Arc::clone(&self.mailboxes[worker]),
+            activity: Arc::clone(&self.activity[worker]),
+            wake: self.wake(worker),
+        };
+        let places = (0..self.partitions.len()).map(place).collect();
+        let mut opener = Opener { places, driver: std::thread::current(), monitor: Arc::clone(monitor), next: 0 };
+        let mut opened = Vec::new();
+        for OpenSource { node, table, factory } in sources {
+            let positions = positions.0.remove(&node.id).unwrap_or_default();
+            let (table, seat) = (table.to_owned(), Arc::clone(seat));
+            let mut source = Growing::new(node.id, table, factory, positions, seat)?;
+            for (id, start) in source.due(monitor)? {
+                let (worker, partition) = opener.open(&source, id, start)?;
+                self.partitions[worker].push((source.node, partition));
             }
+            source.check_gone()?;
+            if source.factory.watched().is_some() {
+                self.growing.push(source.node);
+            }
+            opened.push(source);
         }
-        Ok(())
+        Discovery::start(opened, opener)
     }
 
     /// Wakes a worker's thread, once there is one.
@@ -393,14 +399,15 @@ impl Cast {
                 shards: config.shards,
                 owner: Arc::clone(&self.owner),
                 sources,
+                growing: self.growing.clone(),
                 encoders,
                 stores,
                 exchange,
                 max_rows_per_poll: ROWS_PER_POLL,
                 shuffle,
             };
-            let handle =
-                WorkerHandle::start(worker, Arc::clone(&self.activity[index]), std::thread::current(), started)?;
+            let (activity, mailbox) = (Arc::clone(&self.activity[index]), Arc::clone(&self.mailboxes[index]));
+            let handle = WorkerHandle::start(worker, activity, mailbox, std::thread::current(), started)?;
             if let Some(own) = handle.thread() {
                 let _ = thread.set(own.clone());
             }
@@ -432,18 +439,20 @@ fn destination(sink: OpenSink<'_>) -> Destination {
 }
 
 /// Where every source partition stood at the last commit.
-struct Positions(BTreeMap<(NodeId, PartitionId), SourcePosition>);
+struct Positions(BTreeMap<NodeId, BTreeMap<PartitionId, SourcePosition>>);
 
 impl Positions {
     fn find(log: &Log, stores: &[RocksShardStore], home: Home, sources: &[OpenSource<'_>]) -> Result<Self, PodError> {
-        let mut found = BTreeMap::new();
+        let mut found: BTreeMap<NodeId, BTreeMap<PartitionId, SourcePosition>> = BTreeMap::new();
         for source in sources {
             for (id, position) in bookkeeping::positions(&stores[0], home, source.node.uid)? {
-                found.insert((source.node.id, id), position);
+                found.entry(source.node.id).or_default().insert(id, position);
             }
         }
         if let Log::Kafka(log) = log {
-            found.extend(log.positions(sources)?);
+            for ((node, id), position) in log.positions(sources)? {
+                found.entry(node).or_default().insert(id, position);
+            }
         }
         Ok(Self(found))
     }

@@ -78,6 +78,9 @@ impl SourcePartition for Counting {
     fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
         // Only a poll that finds rows is a step: the others happen at any time.
         let found = self.inner.poll(max_rows)?;
+        if let SourcePoll::End = found {
+            self.stats.close();
+        }
         if let SourcePoll::Batch(batch) = &found {
             crash::around(Step::Poll, || ());
             let rows = batch.num_rows() as u64;

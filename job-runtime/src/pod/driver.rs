@@ -202,11 +202,20 @@ impl Driver {
         if let Some(shuffle) = &mut self.parts.shuffle {
             shuffle.take(&mut share);
         }
-        let something =
-            share.rows_in > 0 || !share.changes.is_empty() || self.bytes_open > 0 || self.moved || self.heartbeat_due();
+        let something = share.rows_in > 0
+            || !share.changes.is_empty()
+            || self.bytes_open > 0
+            || self.moved
+            || self.has_moved(&share)
+            || self.heartbeat_due();
         let input = Input::WorkerCommit { worker, id: share.id, something, finished: share.finished };
         self.shares[worker] = Some(share);
         self.tell(input, commands)
+    }
+
+    /// True if a source partition stands elsewhere than at the last commit. It is told once: it must not get lost in a commit that is skipped.
+    fn has_moved(&self, share: &WorkerCommit) -> bool {
+        share.positions.iter().any(|(node, ..)| self.parts.sources.iter().any(|(source, _)| source == node))
     }
 
     /// True if other pods must be told something, be it only the event time.

@@ -262,6 +262,23 @@ impl Monitor {
         self.sources.lock().unwrap_or_else(PoisonError::into_inner).push(source);
     }
 
+    /// Puts the counts of a source's partitions that are at their end together, so that thousands of files are not thousands of entries;
+    /// returns how many partitions are still open.
+    pub(super) fn retire(&self, node: NodeId) -> usize {
+        let mut sources = self.sources.lock().unwrap_or_else(PoisonError::into_inner);
+        let (ended, mut kept): (Vec<_>, Vec<_>) =
+            sources.drain(..).partition(|source| source.node == node && source.stats.is_closed());
+        let mut ended = ended.into_iter();
+        if let Some(first) = ended.next() {
+            let sum = SourceStats::default();
+            std::iter::once(&first).chain(ended.as_slice()).for_each(|source| sum.absorb(&source.stats));
+            sum.close();
+            kept.push(SourceView { partition: PartitionId("ended".to_owned()), stats: Arc::new(sum), ..first });
+        }
+        *sources = kept;
+        sources.iter().filter(|source| source.node == node && !source.stats.is_closed()).count()
+    }
+
     pub(super) fn watch_queues(&self, queues: Vec<QueueGauge>) {
         let _ = self.queues.set(queues);
     }
@@ -307,6 +324,27 @@ impl Monitor {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn ended_partitions_are_counted_together_and_their_places_are_free() {
+        let monitor = Monitor::new(Instant::now());
+        let add = |name: &str, records: u64| {
+            let stats = Arc::new(SourceStats::default());
+            stats.add_records(records);
+            let partition = PartitionId(name.to_owned());
+            monitor.add_source(SourceView { node: NodeId(0), table: "t".into(), partition, stats: Arc::clone(&stats) });
+            stats
+        };
+        let (a, b, c) = (add("a", 1), add("b", 20), add("c", 300));
+        assert_eq!(monitor.retire(NodeId(0)), 3);
+        a.close();
+        c.close();
+        assert_eq!((monitor.retire(NodeId(0)), monitor.sources().len()), (1, 2));
+        b.close();
+        assert_eq!((monitor.retire(NodeId(0)), monitor.sources().len()), (0, 1));
+        assert_eq!(monitor.sources()[0].stats.records(), 321);
+        assert_eq!(monitor.retire(NodeId(1)), 0);
+    }
 
     #[test]
     fn the_time_of_a_commit_is_kept_to_three_digits() {

@@ -12,6 +12,7 @@ use dataflow::state::ChangeBatch;
 use dataflow::worker::{AppliedOffsets, CommitId, StepStatus, Worker, WorkerConfig, WorkerEvent, WorkerProgress};
 
 use super::counting::Activity;
+use super::discovery::Mailbox;
 use super::error::PodError;
 use crate::crash::{self, Step};
 
@@ -66,6 +67,7 @@ impl WorkerHandle {
     pub(super) fn start(
         config: WorkerConfig,
         activity: Arc<Activity>,
+        mailbox: Arc<Mailbox>,
         driver: Thread,
         started: Instant,
     ) -> Result<Self, PodError> {
@@ -76,7 +78,7 @@ impl WorkerHandle {
             busy: Duration::ZERO,
             finished: false,
         }));
-        let shared = Shared { view: Arc::clone(&view), activity };
+        let shared = Shared { view: Arc::clone(&view), activity, mailbox };
         let join = std::thread::Builder::new()
             .name(format!("worker-{}", config.index))
             .spawn(move || {
@@ -146,6 +148,13 @@ fn run(
         if !take_orders(&mut worker, orders)? {
             return Ok(());
         }
+        for arrival in shared.mailbox.take() {
+            let (node, partition) = arrival?;
+            worker.add_source(node, partition)?;
+            // Its position is committed even if it has nothing yet.
+            shared.activity.stir();
+            driver.unpark();
+        }
         let begin = Instant::now();
         let status = worker.step((begin - started).as_millis() as u64, &mut out)?;
         busy += begin.elapsed();
@@ -178,6 +187,7 @@ fn run(
 struct Shared {
     view: Arc<Mutex<WorkerView>>,
     activity: Arc<Activity>,
+    mailbox: Arc<Mailbox>,
 }
 
 impl Shared {

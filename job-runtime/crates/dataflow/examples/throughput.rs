@@ -143,6 +143,7 @@ fn run(keys: usize, text: bool) -> Result<(f64, u64), WorkerError> {
         sources: vec![(NodeId(0), Box::new(VecPartition::new("0", batches, None, 0)))],
         encoders: vec![(NodeId(3), Box::new(BatchEncoder::default()))],
         stores: shards.all().map(store).collect(),
+        growing: Vec::new(),
         max_rows_per_poll: BATCH,
         shuffle: None,
     })?;

@@ -15,7 +15,7 @@ pub use log::{MemoryReader, ShuffleLog};
 
 use crate::graph::{Expression, ExpressionError};
 use crate::key::ShardId;
-use crate::sink::{SinkEncoder, SinkError, SinkPayload};
+use crate::sink::{EncodedRows, SinkEncoder, SinkError, SinkPayload};
 use crate::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 use crate::state::{Change, ChangeBatch, LogOffset, ShardStore, StateError};
 
@@ -97,6 +97,8 @@ pub struct VecPartition {
     /// Every so many polls find nothing, to try the waiting paths.
     pending_every: usize,
     polls: usize,
+    /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
+    letters: Option<EncodedRows>,
 }
 
 impl VecPartition {
@@ -113,7 +115,13 @@ impl VecPartition {
             }
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
-        Self { id: PartitionId(id.to_owned()), batches, batch, row, pending_every, polls: 0 }
+        Self { id: PartitionId(id.to_owned()), batches, batch, row, pending_every, polls: 0, letters: None }
+    }
+
+    /// Gives a dead letter for every row.
+    #[must_use]
+    pub fn with_letters(self) -> Self {
+        Self { letters: Some(EncodedRows::default()), ..self }
     }
 }
 
@@ -130,11 +138,21 @@ impl SourcePartition for VecPartition {
         let Some(batch) = self.batches.get(self.batch) else { return Ok(SourcePoll::End) };
         let rows = max_rows.min(batch.num_rows() - self.row);
         let slice = batch.slice(self.row, rows);
+        if let Some(letters) = &mut self.letters {
+            for row in self.row..self.row + rows {
+                letters.bytes.extend_from_slice(format!("{} {} {row}\n", self.id.0, self.batch).as_bytes());
+                letters.ends.push(letters.bytes.len() as u32);
+            }
+        }
         self.row += rows;
         if self.row == batch.num_rows() {
             (self.batch, self.row) = (self.batch + 1, 0);
         }
         Ok(SourcePoll::Batch(slice))
+    }
+
+    fn take_letters(&mut self) -> Option<EncodedRows> {
+        self.letters.as_mut().filter(|letters| !letters.ends.is_empty()).map(std::mem::take)
     }
 
     fn position(&self) -> SourcePosition {

@@ -92,6 +92,8 @@ fn combine(inputs: impl Iterator<Item = EventTime>, before: EventTime) -> EventT
 pub struct SourceWatermarks {
     partitions: Vec<PartitionTime>,
     idle_timeout_ms: Option<u64>,
+    /// More partitions may be added: the end of all is not the end of time.
+    growing: bool,
     combined: EventTime,
 }
 
@@ -102,14 +104,27 @@ struct PartitionTime {
     pending_since_ms: Option<u64>,
 }
 
+impl PartitionTime {
+    const START: Self = Self { time: EventTime::START, pending_since_ms: None };
+}
+
 impl SourceWatermarks {
-    /// For `partitions` partitions of which nothing is known. No partition at all is the end of time.
-    pub fn new(partitions: usize, idle_timeout: Option<Duration>) -> Self {
-        let start = PartitionTime { time: EventTime::START, pending_since_ms: None };
+    /// For `partitions` partitions of which nothing is known. No partition at all is the end of time, unless the source is `growing`.
+    pub fn new(partitions: usize, idle_timeout: Option<Duration>, growing: bool) -> Self {
         Self {
-            partitions: vec![start; partitions],
+            partitions: vec![PartitionTime::START; partitions],
+            growing,
             idle_timeout_ms: idle_timeout.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             combined: EventTime::START,
+        }
+    }
+
+    /// A partition of which nothing is known takes the place of one that is at its end, or a new one. It holds the watermark where it is
+    /// until it has rows.
+    pub fn add(&mut self, place: usize) {
+        match self.partitions.get_mut(place) {
+            Some(slot) => *slot = PartitionTime::START,
+            None => self.partitions.push(PartitionTime::START),
         }
     }
 
@@ -141,12 +156,18 @@ impl SourceWatermarks {
 
     /// The partition is at its end.
     pub fn on_end(&mut self, partition: usize) {
-        self.partitions[partition] = PartitionTime { time: EventTime::END, pending_since_ms: None };
+        let slot = &mut self.partitions[partition];
+        // What follows may be older than the end of time: the partition only holds nothing back any more.
+        let time = if self.growing { EventTime { idle: true, ..slot.time } } else { EventTime::END };
+        *slot = PartitionTime { time, pending_since_ms: None };
     }
 
     /// The combined event time, if it changed since it was last taken.
     pub fn take_change(&mut self) -> Option<EventTime> {
-        let next = combine(self.partitions.iter().map(|p| p.time), self.combined);
+        let next = match self.partitions.is_empty() && self.growing {
+            true => EventTime { idle: true, ..self.combined },
+            false => combine(self.partitions.iter().map(|p| p.time), self.combined),
+        };
         (next != self.combined).then(|| {
             self.combined = next;
             next
@@ -204,12 +225,30 @@ mod tests {
 
     #[test]
     fn a_source_without_partitions_is_at_its_end() {
-        assert_eq!(SourceWatermarks::new(0, None).take_change(), Some(EventTime::END));
+        assert_eq!(SourceWatermarks::new(0, None, false).take_change(), Some(EventTime::END));
+    }
+
+    #[test]
+    fn a_growing_source_has_no_end_and_a_new_partition_holds_the_watermark_until_it_has_rows() {
+        let mut source = SourceWatermarks::new(0, None, true);
+        assert_eq!(source.take_change(), Some(EventTime { watermark_ms: NO_WATERMARK, idle: true }));
+        source.add(0);
+        source.on_rows(0, Some(50));
+        assert_eq!(source.take_change(), Some(at(50)));
+        source.on_end(0);
+        assert_eq!(source.take_change(), Some(EventTime { watermark_ms: 50, idle: true }));
+        source.add(0);
+        assert_eq!(source.take_change(), Some(at(50)));
+        source.add(1);
+        source.on_rows(0, Some(90));
+        assert_eq!(source.take_change(), None);
+        source.on_rows(1, Some(70));
+        assert_eq!(source.take_change(), Some(at(70)));
     }
 
     #[test]
     fn a_partition_without_rows_becomes_idle_after_the_timeout_and_comes_back() {
-        let mut source = SourceWatermarks::new(2, Some(Duration::from_millis(100)));
+        let mut source = SourceWatermarks::new(2, Some(Duration::from_millis(100)), false);
         source.on_rows(0, Some(50));
         source.on_pending(1, 1_000);
         assert_eq!(source.take_change(), None);

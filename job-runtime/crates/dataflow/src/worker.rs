@@ -76,7 +76,7 @@ pub struct WorkerCommit {
     pub worker: usize,
     /// State changes of the interval, one batch per shard that changed.
     pub changes: Vec<(ShardId, ChangeBatch)>,
-    /// Where each of this worker's source partitions stands.
+    /// Where those of this worker's source partitions stand that have moved since the last commit; at first all.
     pub positions: Vec<(NodeId, PartitionId, SourcePosition)>,
     /// For other pods: one per exchange, if there are any.
     pub shuffles: Vec<ShuffleShare>,
@@ -120,6 +120,8 @@ pub struct WorkerConfig {
     pub owner: Arc<[usize]>,
     /// This worker's partitions of each source node.
     pub sources: Vec<(NodeId, Box<dyn SourcePartition>)>,
+    /// Source nodes that may be given more partitions later: they have no end.
+    pub growing: Vec<NodeId>,
     /// One encoder per sink node.
     pub encoders: Vec<(NodeId, Box<dyn SinkEncoder>)>,
     /// The stores of this worker's shards.
@@ -212,11 +214,24 @@ impl Worker {
             self.failed.get_or_insert(WorkerError::CommitOrder { found: id, expected });
             return;
         }
-        let positions = self.roots.iter().flat_map(root::Root::positions).collect();
+        let positions = self.roots.iter_mut().flat_map(root::Root::take_moved).collect();
         self.flow.commits.begin(id, positions, self.flow.nodes.len());
         for root in &mut self.roots {
             root.inject(id);
         }
+    }
+
+    /// Gives the worker one more partition of a source that is growing.
+    ///
+    /// # Errors
+    /// When `node` is no growing source of the graph.
+    pub fn add_source(&mut self, node: NodeId, partition: Box<dyn SourcePartition>) -> Result<(), WorkerError> {
+        let root = self.roots.iter_mut().find(|root| root.node == node.0 as usize);
+        if root.is_some_and(|root| root.add(partition)) {
+            return Ok(());
+        }
+        let message = format!("a partition was added to node {}, which is no growing source", node.0);
+        Err(WorkerError::config(self.flow.worker, message))
     }
 
     /// Commit `id` is in the log at `offsets`: applies this worker's changes of it to its stores.

@@ -1,6 +1,9 @@
 //! The file source: one partition per file, decoded on the worker, resumed at the exact record.
 //!
 //! Owns which files there are, where a partition goes on, and what happens with bad records. Reading is the `reader`'s.
+//!
+//! With `source.monitor-interval` one file is followed as it grows and has no end; a directory is looked through again and again, and each
+//! file in it is read once to its end.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,12 +25,19 @@ use crate::connector::stats::{SourceStats, Unit};
 use crate::connector::{ConnectorError, Opening, SizeHint, SourceFactory, Start};
 use crate::format::{Format, RecordDecoder};
 
+/// Files of a watched directory that are read at a time: each has a thread and some chunks in memory.
+const MOST_OPEN: usize = 64;
+
 /// Opens the files of a table.
 #[derive(Debug)]
 pub(in crate::connector) struct FileSourceFactory {
     table: String,
     path: PathBuf,
-    compression: Vec<(PathBuf, Compression)>,
+    directory: bool,
+    /// The files there were at the start.
+    files: Vec<PathBuf>,
+    /// `None` goes by the name of each file.
+    compression: Option<Compression>,
     format: Format,
     physical: SchemaRef,
     decoded: SchemaRef,
@@ -43,16 +53,23 @@ impl FileSourceFactory {
     ) -> Result<Self, ConnectorError> {
         let table = options.table();
         let path = path_of(options, context)?;
-        let files = list(&path).map_err(|message| options.error(options::PATH.key, message))?;
-        let compression: Vec<_> = files.into_iter().map(|f| (f.clone(), Compression::of(options, &f))).collect();
         let monitor = options.duration(&options::SOURCE_MONITOR_INTERVAL);
-        if let (Some(_), Some((file, _))) = (monitor, compression.iter().find(|(_, c)| *c != Compression::None)) {
-            let message = format!("{} is compressed: only plain files can be watched for growth", file.display());
+        let directory = path.is_dir();
+        let files = list(&path).map_err(|message| options.error(options::PATH.key, message))?;
+        if files.is_empty() && monitor.is_none() {
+            let message = format!("the directory {} has no files to read", path.display());
+            return Err(options.error(options::PATH.key, message));
+        }
+        let compression = Compression::given(options);
+        if monitor.is_some() && !directory && Compression::of(options, &path) != Compression::None {
+            let message = format!("{} is compressed: only a plain file can be followed as it grows", path.display());
             return Err(options.error(options::SOURCE_MONITOR_INTERVAL.key, message));
         }
         Ok(FileSourceFactory {
             table: table.name.clone(),
             path,
+            directory,
+            files,
             compression,
             format: format_options::format(options)?,
             physical: table.physical.clone(),
@@ -64,6 +81,16 @@ impl FileSourceFactory {
 
     fn fail(&self, option: &options::OptionDoc, message: impl Into<String>) -> ConnectorError {
         ConnectorError { table: self.table.clone(), option: Some(option.key.to_owned()), message: message.into() }
+    }
+
+    fn file(&self, id: &PartitionId) -> PathBuf {
+        if self.directory { self.path.join(&id.0) } else { self.path.clone() }
+    }
+
+    fn stored(&self, id: &PartitionId, position: &SourcePosition) -> Result<FilePosition, ConnectorError> {
+        decode_position(position).ok_or_else(|| {
+            self.fail(&options::PATH, format!("the stored position of {} is not readable by this version", id.0))
+        })
     }
 
     /// Finds the columns in the file's header; returns where the rows begin, if the header is there already.
@@ -101,7 +128,11 @@ impl FileSourceFactory {
 
 impl SourceFactory for FileSourceFactory {
     fn partitions(&self) -> Result<Vec<PartitionId>, ConnectorError> {
-        Ok(self.compression.iter().map(|(file, _)| PartitionId(file_name(file))).collect())
+        let now = match self.watched() {
+            Some(_) => list(&self.path).map_err(|message| self.fail(&options::PATH, message))?,
+            None => self.files.clone(),
+        };
+        Ok(now.iter().map(|file| PartitionId(file_name(file))).collect())
     }
 
     fn open(
@@ -109,19 +140,12 @@ impl SourceFactory for FileSourceFactory {
         id: &PartitionId,
         Opening { start, wake, stats }: Opening,
     ) -> Result<Box<dyn SourcePartition>, ConnectorError> {
-        let Some((file, compression)) = self.compression.iter().find(|(f, _)| file_name(f) == id.0) else {
-            let message = format!(
-                "{} was being read by this job and is gone from {}: put it back, or start over with --fresh",
-                id.0,
-                self.path.display()
-            );
-            return Err(self.fail(&options::PATH, message));
-        };
+        let file = &self.file(id);
         let spec = FileSpec {
             path: file.clone(),
-            compression: *compression,
+            compression: self.compression.unwrap_or_else(|| Compression::by_name(file)),
             splitter: Splitter::new(&self.format),
-            monitor: self.monitor,
+            monitor: self.monitor.filter(|_| !self.directory),
         };
         let metadata = std::fs::metadata(file).map_err(|e| self.fail(&options::PATH, explain("read", file, &e)))?;
         let identity = Identity::of(&metadata);
@@ -135,17 +159,12 @@ impl SourceFactory for FileSourceFactory {
                 FilePosition { offset, line: lines + 1, check: Prefix { len: 0, crc: 0 }, identity }
             }
             Start::At(position) => {
-                let at = decode_position(&position).ok_or_else(|| {
-                    self.fail(
-                        &options::PATH,
-                        format!("the stored position of {} is not readable by this version", id.0),
-                    )
-                })?;
+                let at = self.stored(id, &position)?;
                 self.check_unchanged(&spec, &at, identity)?;
                 at
             }
         };
-        let place = if *compression == Compression::None { from.offset } else { 0 };
+        let place = if spec.compression == Compression::None { from.offset } else { 0 };
         stats.measure(Unit::Bytes, place, Some(identity.size));
         let reader = Reader::start(spec, from, wake, Arc::clone(&stats));
         let reader = reader.map_err(|e| self.fail(&options::PATH, e.to_string()))?;
@@ -169,8 +188,34 @@ impl SourceFactory for FileSourceFactory {
         self.monitor.is_none()
     }
 
+    fn watched(&self) -> Option<Duration> {
+        self.monitor.filter(|_| self.directory)
+    }
+
+    fn most_open(&self) -> usize {
+        // Without an interval nobody would look for those that wait.
+        self.watched().map_or(usize::MAX, |_| MOST_OPEN)
+    }
+
+    fn is_done(&self, id: &PartitionId, position: &SourcePosition) -> Result<bool, ConnectorError> {
+        let at = self.stored(id, position)?;
+        let file = self.file(id);
+        match std::fs::metadata(&file) {
+            // A compressed file does not tell how far it was read: it is opened to see.
+            Ok(metadata) => Ok(Identity::of(&metadata) == at.identity && at.offset == at.identity.size),
+            Err(_) if at.offset >= at.identity.size => Ok(true),
+            Err(error) => {
+                let advice = "it was not read to its end: put it back, or start over with --fresh";
+                Err(self.fail(&options::PATH, format!("{}; {advice}", explain("read", &file, &error))))
+            }
+        }
+    }
+
     fn size_hint(&self) -> Option<SizeHint> {
-        let sizes = self.compression.iter().map(|(file, _)| std::fs::metadata(file).map(|m| m.len()));
+        if self.monitor.is_some() {
+            return None;
+        }
+        let sizes = self.files.iter().map(|file| std::fs::metadata(file).map(|m| m.len()));
         sizes.sum::<std::io::Result<u64>>().ok().map(SizeHint::Bytes)
     }
 }
@@ -196,9 +241,6 @@ fn list(path: &Path) -> Result<Vec<PathBuf>, String> {
         if !hidden && entry.path().is_file() {
             files.push(entry.path());
         }
-    }
-    if files.is_empty() {
-        return Err(format!("the directory {} has no files to read", path.display()));
     }
     files.sort();
     Ok(files)

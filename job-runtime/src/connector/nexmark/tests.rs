@@ -115,8 +115,8 @@ fn a_rate_is_kept() {
     let options = [("connector", "nexmark"), ("nexmark.table.type", "person"), ("nexmark.rate", "50000")];
     let factory = source(&table(&columns, &options), &columns, Path::new(".")).unwrap();
     assert!(!factory.bounded());
-    let mut partition = open(factory.as_ref(), &factory.partitions().unwrap()[0], None).unwrap();
     let begun = std::time::Instant::now();
+    let mut partition = open(factory.as_ref(), &factory.partitions().unwrap()[0], None).unwrap();
     let mut rows = 0;
     while rows < 100 {
         rows += poll(partition.as_mut(), 1000).unwrap().unwrap().num_rows();

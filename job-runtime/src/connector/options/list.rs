@@ -71,6 +71,9 @@ options! {
     /// `scan.startup.specific-offsets`
     SCAN_STARTUP_SPECIFIC_OFFSETS = option("scan.startup.specific-offsets", ValueKind::Text, &[Kafka],
         "For `specific-offsets`: `partition:0,offset:42;partition:1,offset:300`.");
+    /// `scan.topic-partition-discovery.interval`
+    SCAN_DISCOVERY_INTERVAL = option("scan.topic-partition-discovery.interval", ValueKind::Duration, &[Kafka],
+        "How often to look for partitions that were added to the topic; they are read from their beginning. `0 s` does not look: they are found at the next start.").or("5 min");
     /// `scan.bounded.mode`
     SCAN_BOUNDED_MODE = option("scan.bounded.mode", ValueKind::OneOf(&["unbounded", "latest-offset"]), &[Kafka],
         "`latest-offset` ends the source at the offsets that are the latest at its start.").or("unbounded");
@@ -94,7 +97,7 @@ options! {
         "How records are written as text.");
     /// `source.monitor-interval`
     SOURCE_MONITOR_INTERVAL = option("source.monitor-interval", ValueKind::Duration, &[Filesystem],
-        "Look this often for lines that were added to the files, and never end; without it the source ends with the last file. A file that comes into a directory later is found at the next start. Compressed files cannot be watched.");
+        "Never end. A directory is looked through this often: files that have come into it are read, each once, in the order of their names; move a file into it when it is whole, since lines that are added to one that was read are found at the next start only. One file is looked at this often for lines that were added to it; it cannot be compressed. Without the option the source ends with the last file.");
     /// `compression`
     COMPRESSION = option("compression", ValueKind::OneOf(&["auto", "none", "gzip", "zstd"]), &[Filesystem],
         "`auto` goes by the ending of the file's name: `.gz` is gzip, `.zst` is zstd. For a directory that is written, `auto` is none.").or("auto").ours();

@@ -15,14 +15,14 @@ use dataflow::state::ShardStore;
 use dataflow::worker::{Wake, WorkerError};
 
 use super::{Cast, table};
-use crate::connector::options::{Connector, TableOptions};
+use crate::connector::options::{self, Connector, TableOptions};
 use crate::kafka::properties::KafkaProperties;
 use crate::kafka::shuffle::ShuffleClient;
 use crate::pod::shuffle::{Outward, Trimmer};
 use crate::pod::{PodConfig, PodError};
 
 /// See the module's documentation.
-pub(super) struct Seat {
+pub(in crate::pod) struct Seat {
     job_uid: String,
     ordinal: u16,
     shards: Shards,
@@ -40,6 +40,9 @@ pub(super) fn check(config: &PodConfig) -> Result<(), PodError> {
     }
     let mut kafka = false;
     for node in &config.planned.graph.nodes {
+        if let NodeKind::Source(source) = &node.kind {
+            check_source(&TableOptions::check(table(config, &source.table))?, pods)?;
+        }
         let NodeKind::Sink(sink) = &node.kind else { continue };
         match TableOptions::check(table(config, &sink.table))?.connector() {
             Connector::Kafka => kafka = true,
@@ -48,6 +51,18 @@ pub(super) fn check(config: &PodConfig) -> Result<(), PodError> {
         }
     }
     if kafka { Ok(()) } else { Err(PodError::PodsNeedKafka { pods }) }
+}
+
+/// Files on a pod's disk are its own, and a directory that changes is not the same for all.
+fn check_source(options: &TableOptions<'_>, pods: u16) -> Result<(), PodError> {
+    let own = [&options::DEAD_LETTER_PATH, &options::SOURCE_MONITOR_INTERVAL];
+    match own.into_iter().find(|option| options.raw(option.key).is_some()) {
+        Some(option) => {
+            let message = format!("a job of {pods} pods cannot have '{}': write spec.replicas: 1", option.key);
+            Err(options.error(option.key, message).into())
+        }
+        None => Ok(()),
+    }
 }
 
 impl Seat {
@@ -77,7 +92,7 @@ impl Seat {
     }
 
     /// True if the pod reads a source partition, the `index`-th of its table.
-    pub(super) fn owns_source(&self, table: &str, partition: &str, index: usize) -> bool {
+    pub(in crate::pod) fn owns_source(&self, table: &str, partition: &str, index: usize) -> bool {
         self.assignment.owns_source(self.ordinal, table, partition, index)
     }
 

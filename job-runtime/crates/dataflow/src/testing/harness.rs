@@ -92,6 +92,8 @@ pub struct Outcome {
     pub crashes: usize,
     /// How many messages went between pods.
     pub messages: usize,
+    /// Committed dead letters.
+    pub letters: Vec<String>,
     /// Late rows dropped by the last set of workers.
     pub late_dropped: u64,
 }
@@ -105,6 +107,7 @@ struct Durable {
     disks: Vec<Disk>,
     positions: BTreeMap<(NodeId, PartitionId), SourcePosition>,
     output: BTreeMap<NodeId, Vec<RecordBatch>>,
+    letters: Vec<String>,
     /// The pod of each shard.
     pod_of: Vec<u16>,
     shuffle: ShuffleLog,
@@ -122,7 +125,7 @@ struct Process {
     begun: CommitId,
     /// Shares and output of commits that are not in the log yet.
     shares: BTreeMap<CommitId, Vec<WorkerCommit>>,
-    chunks: BTreeMap<CommitId, Vec<(NodeId, RecordBatch)>>,
+    chunks: BTreeMap<CommitId, Vec<(NodeId, SinkPayload)>>,
     committed: CommitId,
     /// Per worker: commits in the log that it has not been told of.
     untold: Vec<VecDeque<(CommitId, AppliedOffsets)>>,
@@ -148,6 +151,7 @@ impl Harness {
             disks: self.shards.all().map(|_| Disk::default()).collect(),
             positions: BTreeMap::new(),
             output: BTreeMap::new(),
+            letters: Vec::new(),
             pod_of: self.shards.all().map(|_| random.below(usize::from(self.pods)) as u16).collect(),
             shuffle: ShuffleLog::default(),
             finished: vec![false; usize::from(self.pods)],
@@ -163,6 +167,7 @@ impl Harness {
                 outcome.commits = durable.log.len();
                 outcome.messages = durable.shuffle.len();
                 outcome.output = durable.output;
+                outcome.letters = durable.letters;
                 outcome.disks = durable.disks;
                 return Ok(outcome);
             }
@@ -213,6 +218,7 @@ impl Harness {
                 encoders: sinks.map(|n| (n.id, Box::new(BatchEncoder::default()) as _)).collect(),
                 stores: stores.into_iter().map(|store| Box::new(store) as _).collect(),
                 exchange,
+                growing: Vec::new(),
                 max_rows_per_poll: self.max_rows,
                 shuffle,
             })?);
@@ -254,7 +260,7 @@ impl Harness {
                 let position = durable.positions.get(&(source.node, id.clone()));
                 let pending_every = if strict { 0 } else { [0, 2, 3, 4, 7][random.below(5)] };
                 let partition = VecPartition::new(&id.0, Arc::clone(batches), position, pending_every);
-                sources.push((source.node, Box::new(partition)));
+                sources.push((source.node, Box::new(partition.with_letters())));
             }
         }
         sources
@@ -318,8 +324,7 @@ impl Process {
             match event {
                 WorkerEvent::Chunk { commit, chunk } => {
                     assert!(commit > self.committed, "output of a commit that is in the log already");
-                    let SinkPayload::Batch(rows) = chunk.payload else { continue };
-                    self.chunks.entry(commit).or_default().push((chunk.sink, rows));
+                    self.chunks.entry(commit).or_default().push((chunk.sink, chunk.payload));
                 }
                 WorkerEvent::Block { commit, block } => {
                     assert!(commit > self.committed, "rows of a commit that is in the log already");
@@ -352,8 +357,14 @@ impl Process {
         }
         let offsets: Vec<_> = record.iter().map(|(shard, _)| (*shard, offset)).collect();
         durable.log.push(record);
-        for (sink, rows) in self.chunks.remove(&id).unwrap_or_default() {
-            durable.output.entry(sink).or_default().push(rows);
+        for (node, payload) in self.chunks.remove(&id).unwrap_or_default() {
+            match payload {
+                SinkPayload::Batch(rows) => durable.output.entry(node).or_default().push(rows),
+                SinkPayload::Rows(rows) => {
+                    let text = String::from_utf8_lossy(&rows.bytes);
+                    durable.letters.extend(text.lines().map(str::to_owned));
+                }
+            }
         }
         durable.shuffle.append(self.early.remove(&id).unwrap_or_default());
         durable.shuffle.append(self.outgoing.messages(id, 0));

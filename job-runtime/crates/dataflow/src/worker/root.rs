@@ -39,14 +39,25 @@ pub(super) enum Input {
 pub(super) struct SourceInput {
     pub(super) spec: SourceNode,
     pub(super) partitions: Vec<Partition>,
+    /// More partitions may be added.
+    pub(super) growing: bool,
     pub(super) times: SourceWatermarks,
     /// Barriers that could not be sent yet. While there is one, nothing is read: it stands behind what was read before it came.
     pub(super) barriers: VecDeque<CommitId>,
 }
 
 pub(super) struct Partition {
-    pub(super) source: Box<dyn SourcePartition>,
-    pub(super) ended: bool,
+    /// `None` if the source is growing, the partition is at its end, and the commit with its last position is begun.
+    source: Option<Box<dyn SourcePartition>>,
+    ended: bool,
+    /// It may stand elsewhere than at the last commit.
+    moved: bool,
+}
+
+impl Partition {
+    pub(super) fn new(source: Box<dyn SourcePartition>) -> Self {
+        Self { source: Some(source), ended: false, moved: true }
+    }
 }
 
 impl Root {
@@ -72,21 +83,30 @@ impl Root {
         }
     }
 
-    /// Where the partitions stand.
-    pub(super) fn positions(&self) -> Vec<(NodeId, PartitionId, SourcePosition)> {
+    /// Where the partitions stand that have moved since the last call.
+    pub(super) fn take_moved(&mut self) -> Vec<(NodeId, PartitionId, SourcePosition)> {
         let node = NodeId(self.node as u32);
-        match &self.input {
-            Input::Source(source) => {
-                source.partitions.iter().map(|p| (node, p.source.id().clone(), p.source.position())).collect()
-            }
+        match &mut self.input {
+            Input::Source(source) => source.take_moved(node),
             Input::Exchange(_, shuffle) => shuffle.iter().flat_map(|shuffle| shuffle.positions(node)).collect(),
         }
+    }
+
+    /// Adds a partition; false if there is no place for one here.
+    pub(super) fn add(&mut self, partition: Box<dyn SourcePartition>) -> bool {
+        match &mut self.input {
+            Input::Source(source) if source.growing => source.add(partition),
+            Input::Source(_) | Input::Exchange(..) => return false,
+        }
+        true
     }
 
     /// True if nothing more can come from here but barriers.
     pub(super) fn is_finished(&self) -> bool {
         match &self.input {
-            Input::Source(source) => source.barriers.is_empty() && source.partitions.iter().all(|p| p.ended),
+            Input::Source(source) => {
+                source.barriers.is_empty() && !source.growing && source.partitions.iter().all(|p| p.ended)
+            }
             Input::Exchange(_, shuffle) => shuffle.as_ref().is_none_or(|shuffle| shuffle.is_quiet()),
         }
     }
@@ -146,6 +166,31 @@ fn drain(
 }
 
 impl SourceInput {
+    fn take_moved(&mut self, node: NodeId) -> Vec<(NodeId, PartitionId, SourcePosition)> {
+        let mut out = Vec::new();
+        for partition in self.partitions.iter_mut().filter(|partition| partition.moved) {
+            partition.moved = false;
+            if let Some(source) = &partition.source {
+                out.push((node, source.id().clone(), source.position()));
+            }
+            // Its memory and its threads are given back, and its place to another.
+            if partition.ended && self.growing {
+                partition.source = None;
+            }
+        }
+        out
+    }
+
+    fn add(&mut self, source: Box<dyn SourcePartition>) {
+        let partition = Partition::new(source);
+        let free = self.partitions.iter().position(|old| old.source.is_none());
+        self.times.add(free.unwrap_or(self.partitions.len()));
+        match free {
+            Some(place) => self.partitions[place] = partition,
+            None => self.partitions.push(partition),
+        }
+    }
+
     fn run(
         &mut self,
         node: usize,
@@ -189,15 +234,14 @@ impl SourceInput {
         now_ms: u64,
     ) -> Result<bool, WorkerError> {
         let partition = &mut self.partitions[index];
-        if partition.ended {
-            return Ok(false);
-        }
-        let polled = partition.source.poll(max_rows)?;
-        if let Some(letters) = partition.source.take_letters() {
+        let Some(source) = partition.source.as_mut().filter(|_| !partition.ended) else { return Ok(false) };
+        let polled = source.poll(max_rows)?;
+        if let Some(letters) = source.take_letters() {
             flow.give_letters(node, letters);
         }
         match polled {
             SourcePoll::Batch(decoded) => {
+                partition.moved = true;
                 self.on_rows(index, node, decoded, flow)?;
                 Ok(true)
             }
@@ -206,7 +250,7 @@ impl SourceInput {
                 Ok(false)
             }
             SourcePoll::End => {
-                partition.ended = true;
+                (partition.ended, partition.moved) = (true, true);
                 self.times.on_end(index);
                 Ok(true)
             }

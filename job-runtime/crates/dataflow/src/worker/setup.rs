@@ -35,8 +35,9 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         nodes.push(node_state(node, role, &config, shuffle.as_deref()));
         match (&node.kind, receivers) {
             (NodeKind::Source(spec), _) => {
-                inputs
-                    .push((node.id, Input::Source(Box::new(source_input(spec.clone(), node.id, &mut config.sources)))));
+                let growing = config.growing.contains(&node.id);
+                let input = source_input(spec.clone(), node.id, &mut config.sources, growing);
+                inputs.push((node.id, Input::Source(Box::new(input))));
             }
             (_, Some(receivers)) => inputs.push((node.id, Input::Exchange(receivers, shuffle))),
             (_, None) => {}
@@ -155,13 +156,14 @@ fn source_input(
     spec: crate::graph::SourceNode,
     node: NodeId,
     sources: &mut Vec<(NodeId, Box<dyn SourcePartition>)>,
+    growing: bool,
 ) -> SourceInput {
     let (own, others): (Vec<_>, Vec<_>) = std::mem::take(sources).into_iter().partition(|(id, _)| *id == node);
     *sources = others;
-    let partitions: Vec<_> = own.into_iter().map(|(_, source)| Partition { source, ended: false }).collect();
+    let partitions: Vec<_> = own.into_iter().map(|(_, source)| Partition::new(source)).collect();
     let idle_timeout = spec.watermark.as_ref().and_then(|w| w.idle_timeout);
-    let times = SourceWatermarks::new(partitions.len(), idle_timeout);
-    SourceInput { spec, partitions, times, barriers: VecDeque::new() }
+    let times = SourceWatermarks::new(partitions.len(), idle_timeout, growing);
+    SourceInput { spec, partitions, growing, times, barriers: VecDeque::new() }
 }
 
 /// What other pods send to an exchange: one reader per shard of this worker, going on from what is stored.

@@ -207,6 +207,13 @@ fn check(seed: u64, case: &Case) -> Outcome {
         partitions.push(batches(&rows, case.text_keys, &mut random));
         all.extend(rows);
     }
+    let mut letters: Vec<String> = Vec::new();
+    for (partition, batches) in partitions.iter().enumerate() {
+        for (batch, rows) in batches.iter().enumerate() {
+            letters.extend((0..rows.num_rows()).map(|row| format!("{partition} {batch} {row}")));
+        }
+    }
+    letters.sort();
     let harness = Harness {
         graph: Arc::new(graph(if case.text_keys { DataType::Utf8 } else { DataType::Int64 })),
         sources: vec![SourceData { node: NodeId(SOURCE), partitions }],
@@ -218,7 +225,9 @@ fn check(seed: u64, case: &Case) -> Outcome {
         commit_once_in: case.commit_once_in,
         crash_once_in: case.crash_once_in,
     };
-    let outcome = harness.run(seed).unwrap();
+    let mut outcome = harness.run(seed).unwrap();
+    outcome.letters.sort();
+    assert_eq!(outcome.letters, letters, "seed {seed}: each dead letter once");
     assert_eq!(outcome.late_dropped, 0, "seed {seed}");
     for (sink, expected) in oracle(&all, case.text_keys) {
         let found = lines(outcome.output.get(&sink).map_or(&[], Vec::as_slice));
@@ -297,8 +306,12 @@ fn crashes_really_happen_in_these_tests() {
 
 /// One worker over given rows, with a disk.
 fn single(rows: &[Row], disk: &Disk, position: Option<&SourcePosition>) -> Worker {
-    let graph = Arc::new(graph(DataType::Int64));
     let source = VecPartition::new("0", batches(rows, false, &mut Random(1)), position, 0);
+    one_worker(vec![(NodeId(SOURCE), Box::new(source))], Vec::new(), disk)
+}
+
+fn one_worker(sources: Vec<(NodeId, Box<dyn SourcePartition>)>, growing: Vec<NodeId>, disk: &Disk) -> Worker {
+    let graph = Arc::new(graph(DataType::Int64));
     let shards = Shards::new(1).unwrap();
     let wakes: [Wake; 1] = [Arc::new(|| {})];
     Worker::new(WorkerConfig {
@@ -309,8 +322,9 @@ fn single(rows: &[Row], disk: &Disk, position: Option<&SourcePosition>) -> Worke
         graph,
         shards,
         owner: Arc::from([0]),
-        sources: vec![(NodeId(SOURCE), Box::new(source))],
+        sources,
         stores: vec![Box::new(MemoryStore::new(ShardId(0), disk.clone()))],
+        growing,
         max_rows_per_poll: 1000,
         shuffle: None,
     })
@@ -345,6 +359,34 @@ fn a_barrier_works_when_finished_and_an_empty_commit_changes_nothing() {
     let second = commit(&mut worker, CommitId(2));
     assert!(second.finished && second.rows_in == 0 && second.changes.is_empty());
     assert_eq!(worker.progress().watermark_ms, Some(i64::MAX));
+}
+
+#[test]
+fn partitions_are_added_to_a_source_that_grows_and_each_position_is_told_when_it_moved() {
+    let part = |name: &str, row: Row| -> Box<dyn SourcePartition> {
+        Box::new(VecPartition::new(name, batches(&[row], false, &mut Random(1)), None, 0))
+    };
+    let told =
+        |commit: &WorkerCommit| -> Vec<String> { commit.positions.iter().map(|(_, id, _)| id.0.clone()).collect() };
+    let mut worker = one_worker(Vec::new(), vec![NodeId(SOURCE)], &Disk::default());
+    assert!(matches!(step_to_rest(&mut worker, &mut Vec::new()), StepStatus::Idle { .. }), "it may still grow");
+    worker.add_source(NodeId(SOURCE), part("a", (Some(1), 10, Some(5)))).unwrap();
+    step_to_rest(&mut worker, &mut Vec::new());
+    let first = commit(&mut worker, CommitId(1));
+    assert_eq!((told(&first), first.rows_in, first.finished), (vec!["a".to_owned()], 1, false));
+    assert_eq!(told(&commit(&mut worker, CommitId(2))), [""; 0], "nothing moved");
+    // Its time is behind the first one's windows' ends and ahead of the watermark: nothing is late.
+    for (id, name) in [(3, "b"), (4, "c")] {
+        worker.add_source(NodeId(SOURCE), part(name, (Some(1), 2_000 * id, Some(5)))).unwrap();
+        step_to_rest(&mut worker, &mut Vec::new());
+        let next = commit(&mut worker, CommitId(id as u64));
+        assert_eq!((told(&next), next.rows_in), (vec![name.to_owned()], 1));
+    }
+    let progress = worker.progress();
+    assert_eq!(progress.nodes.iter().map(|node| node.late_dropped).sum::<u64>(), 0);
+    assert_eq!(progress.nodes[0].watermark_ms, Some(8_000 - DISORDER));
+    let error = worker.add_source(WINDOW_SINK, part("d", (None, 0, None))).unwrap_err().to_string();
+    assert!(error.contains("no growing source"), "{error}");
 }
 
 #[test]

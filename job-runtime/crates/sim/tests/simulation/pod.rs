@@ -228,6 +228,7 @@ impl Running {
                 encoders: vec![(ROWS, Box::new(FieldEncoder) as _), (WINDOWS, Box::new(FieldEncoder) as _)],
                 stores: stores.iter().filter(own).map(|store| Box::new(store.clone()) as _).collect(),
                 exchange,
+                growing: Vec::new(),
                 max_rows_per_poll: 10,
                 shuffle: None,
             };
@@ -336,7 +337,10 @@ impl Running {
                 WorkerEvent::Block { .. } => unreachable!("there is no other pod"),
                 WorkerEvent::Commit(share) => {
                     let id = share.id;
-                    let something = share.rows_in > 0 || !share.changes.is_empty() || self.outputs.contains_key(&id);
+                    let something = share.rows_in > 0
+                        || !share.changes.is_empty()
+                        || !share.positions.is_empty()
+                        || self.outputs.contains_key(&id);
                     self.shares.entry(id).or_default().push(share);
                     self.tell(Input::WorkerCommit { worker: index, id, something, finished: false }, now, commands);
                 }

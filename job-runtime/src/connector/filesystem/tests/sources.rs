@@ -249,6 +249,37 @@ fn a_watched_file_gives_what_is_added() {
 }
 
 #[test]
+fn a_watched_directory_is_listed_anew_and_each_file_has_an_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = [CSV[0], CSV[1], ("path", "."), ("csv.header", "true"), ("source.monitor-interval", "1 ms")];
+    let factory = source(&table(&columns(), &options), &columns(), dir.path()).unwrap();
+    assert!(!factory.bounded() && factory.watched().is_some());
+    assert_eq!(factory.partitions().unwrap(), []);
+    for name in ["b.csv", "a.csv", ".c.csv"] {
+        std::fs::write(dir.path().join(name), "a,b\n1,x\n2,y\n").unwrap();
+    }
+    assert_eq!(factory.partitions().unwrap(), [one("a.csv"), one("b.csv")]);
+    let mut partition = open(factory.as_ref(), &one("a.csv"), None).unwrap();
+    let half = rows(&[poll(partition.as_mut(), 1).unwrap().unwrap()]);
+    let at = partition.position();
+    assert_eq!(half, [(1, "x".to_owned())]);
+    assert!(!factory.is_done(&one("a.csv"), &at).unwrap());
+    assert_eq!(rows(&drain(partition.as_mut(), 10).unwrap()), [(2, "y".to_owned())]);
+    let end = partition.position();
+    assert!(factory.is_done(&one("a.csv"), &end).unwrap());
+    // Lines that were added since are not lost.
+    std::fs::write(dir.path().join("a.csv"), "a,b\n1,x\n2,y\n3,z\n").unwrap();
+    assert!(!factory.is_done(&one("a.csv"), &end).unwrap());
+    let mut partition = open(factory.as_ref(), &one("a.csv"), Some(end.clone())).unwrap();
+    assert_eq!(rows(&drain(partition.as_mut(), 10).unwrap()), [(3, "z".to_owned())]);
+    // A file may be taken away when it is read, and not before.
+    std::fs::remove_file(dir.path().join("a.csv")).unwrap();
+    assert!(factory.is_done(&one("a.csv"), &end).unwrap());
+    let error = factory.is_done(&one("a.csv"), &at).unwrap_err().to_string();
+    assert!(error.contains("was not read to its end"), "{error}");
+}
+
+#[test]
 fn what_is_missing_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let error = source(&table(&columns(), &CSV), &columns(), dir.path()).err().unwrap();
