@@ -14,8 +14,7 @@ pub mod options;
 mod print;
 pub mod registry;
 pub mod stats;
-#[cfg(test)]
-mod testing;
+pub mod testing;
 
 use std::sync::Arc;
 use std::time::Duration;

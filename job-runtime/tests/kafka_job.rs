@@ -5,16 +5,18 @@
 #[path = "kafka_commit/broker.rs"]
 #[expect(dead_code, reason = "shared with the tests of the commit log")]
 mod broker;
+#[path = "cli/oracle.rs"]
+mod oracle;
 #[path = "cli/workshop.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line")]
 mod workshop;
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use broker::{Reader, create_topic, servers, unique};
+use oracle::{Answer, Flight, answer, flights, oracle};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
@@ -25,29 +27,10 @@ const KILLS: usize = 25;
 /// Every flight is sent so often: more rows for the kills to hit.
 const COPIES: usize = 5;
 
-/// One flight: hour, airport, delay.
-type Flight = (String, String, Option<i64>);
-/// Per hour and airport: departures, mean in millionths (what reads JSON here may be wrong in the last digit), worst.
-type Answer = BTreeMap<(String, String), (i64, Option<i64>, Option<i64>)>;
-
-fn millionths(mean: f64) -> i64 {
-    (mean * 1e6).round() as i64
-}
-
 /// The sample, each flight at most one hour behind one before it.
-fn flights() -> Vec<Flight> {
+fn sample() -> Vec<Flight> {
     let path = format!("{}/../examples/flights/flights.csv", env!("CARGO_MANIFEST_DIR"));
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut lines = text.lines();
-    let names: Vec<&str> = lines.next().unwrap().split(',').collect();
-    let at = |name| names.iter().position(|n| *n == name).unwrap();
-    let (hour, origin, delay) = (at("time_hour"), at("origin"), at("dep_delay"));
-    let mut all: Vec<Flight> = lines
-        .map(|line| {
-            let fields: Vec<&str> = line.split(',').collect();
-            (fields[hour][..19].replace('T', " "), fields[origin].to_owned(), fields[delay].parse().ok())
-        })
-        .collect();
+    let mut all = flights(&std::fs::read_to_string(path).unwrap());
     let mut hours: Vec<String> = all.iter().map(|flight| flight.0.clone()).collect();
     hours.sort();
     hours.dedup();
@@ -57,34 +40,6 @@ fn flights() -> Vec<Flight> {
         hours.binary_search(&flight.0).unwrap() + number % 2
     });
     all.into_iter().flat_map(|flight| vec![flight; COPIES]).collect()
-}
-
-fn oracle(flights: &[Flight]) -> Answer {
-    let mut groups: BTreeMap<(String, String), Vec<i64>> = BTreeMap::new();
-    for (hour, origin, delay) in flights {
-        groups.entry((hour[..16].to_owned(), origin.clone())).or_default().extend(delay);
-    }
-    let answer = |delays: Vec<i64>| {
-        let mean = (!delays.is_empty()).then(|| millionths(delays.iter().sum::<i64>() as f64 / delays.len() as f64));
-        (delays.len() as i64, mean, delays.into_iter().max())
-    };
-    groups.into_iter().map(|(key, delays)| (key, answer(delays))).collect()
-}
-
-fn answer(records: &[String]) -> Answer {
-    let mut found = Answer::new();
-    for record in records {
-        let row: Value = serde_json::from_str(record).unwrap_or_else(|e| panic!("{record}: {e}"));
-        let hour = row["window_start"].as_str().unwrap()[..16].replace('T', " ");
-        let key = (hour, row["origin"].as_str().unwrap().to_owned());
-        let values = (
-            row["departures"].as_i64().unwrap(),
-            row["mean_delay"].as_f64().map(millionths),
-            row["worst_delay"].as_i64(),
-        );
-        assert!(found.insert(key, values).is_none(), "twice: {record}");
-    }
-    found
 }
 
 fn record((hour, origin, delay): &Flight) -> String {
@@ -160,7 +115,7 @@ fn killed_at_random_moments_a_windowed_job_gives_each_row_once() {
     create_topic(&output, 1);
     let workshop = Workshop::new();
     workshop.write("job.yaml", &windows(&input, &output, ""));
-    let (flights, feeder, mut moments) = (flights(), Feeder::new(), Moments::new());
+    let (flights, feeder, mut moments) = (sample(), Feeder::new(), Moments::new());
     let mut sent = 0;
     let mut send = |until: usize| {
         for flight in &flights[sent..until] {
@@ -188,7 +143,7 @@ fn killed_at_random_moments_a_windowed_job_gives_each_row_once() {
     let outcome = job.end();
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     reader.poll(Duration::from_secs(1));
-    let got = answer(&reader.values);
+    let got = answer(reader.values.iter().map(String::as_str));
     let wrong: Vec<_> = want.iter().filter(|(key, values)| got.get(*key) != Some(*values)).take(5).collect();
     assert!(wrong.is_empty(), "{} rows for {}; wrong: {wrong:?}", got.len(), want.len());
     assert_eq!(got.len(), want.len());
@@ -208,7 +163,7 @@ fn windows_that_fire_because_all_partitions_fell_idle_reach_the_topic() {
     create_topic(&output, 1);
     let workshop = Workshop::new();
     workshop.write("job.yaml", &windows(&input, &output, ", 'scan.watermark.idle-timeout' = '1 s'"));
-    let (flights, feeder) = (flights(), Feeder::new());
+    let (flights, feeder) = (sample(), Feeder::new());
     let job = start(&workshop);
     // The last partition never gets a record; the others hold the sample to the end of 5 January, and nothing comes after it.
     let flights: Vec<Flight> = flights.into_iter().filter(|flight| *flight.0 < *"2013-01-06").collect();
@@ -225,7 +180,7 @@ fn windows_that_fire_because_all_partitions_fell_idle_reach_the_topic() {
     job.signal("TERM");
     assert_eq!(job.end().code, Some(0));
     reader.poll(Duration::from_secs(1));
-    assert_eq!(answer(&reader.values), want);
+    assert_eq!(answer(reader.values.iter().map(String::as_str)), want);
 }
 
 fn copy(input: &str, output: &str) -> String {

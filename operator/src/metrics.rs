@@ -189,6 +189,18 @@ mod tests {
     }
 
     #[test]
+    fn every_metric_is_in_the_book() {
+        let page = include_str!("../../docs/src/operations/metrics.md");
+        let plain = |text: &&str| text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'_');
+        let names = include_str!("metrics.rs").split('"').filter(plain);
+        let names: Vec<&str> = names.filter(|text| text.starts_with("millstream_") && !text.ends_with('_')).collect();
+        assert!(names.len() >= 7, "{names:?}");
+        for name in names {
+            assert!(page.contains(&format!("`{name}`")), "{name} is not in the book");
+        }
+    }
+
+    #[test]
     fn every_name_begins_with_the_component() {
         let text = Metrics::new().expect("names are distinct").text().expect("metrics are text");
         for line in text.lines().filter(|line| !line.starts_with('#')) {

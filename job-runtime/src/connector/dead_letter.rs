@@ -229,9 +229,6 @@ pub(crate) struct Misfits {
 
 impl Misfits {
     /// For a partition of a table.
-    ///
-    /// # Errors
-    /// When the options contradict each other.
     pub(crate) fn new(rules: &Rules, table: &str, stats: Arc<SourceStats>) -> Self {
         let Rules { on_error, end } = *rules;
         Self { table: table.to_owned(), on_error, end, stats, letters: EncodedRows::default(), left_out: 0, said: None }

@@ -1,4 +1,6 @@
-//! Shared by the tests of connectors: tables, contexts, and a sink driven as the committer drives it.
+//! A test kit: tables, contexts, and partitions that are read to their end. For tests here and on a real broker.
+//!
+//! Owns nothing that a running job uses.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex};
@@ -13,11 +15,13 @@ use super::registry::{self, ConnectorContext};
 use super::stats::SourceStats;
 use super::{ConnectorError, Opening, SinkFactory, SourceFactory, Start};
 
-pub(super) fn schema(columns: &[(&str, DataType)]) -> SchemaRef {
+/// A schema of nullable columns.
+pub fn schema(columns: &[(&str, DataType)]) -> SchemaRef {
     Arc::new(Schema::new(columns.iter().map(|(n, t)| Field::new(*n, t.clone(), true)).collect::<Vec<_>>()))
 }
 
-pub(super) fn table(schema: &SchemaRef, options: &[(&str, &str)]) -> plan::Table {
+/// The table `t` with these columns and options.
+pub fn table(schema: &SchemaRef, options: &[(&str, &str)]) -> plan::Table {
     let option = |(key, value): &(&str, &str)| plan::TableOption {
         key: (*key).to_owned(),
         value: (*value).to_owned(),
@@ -34,9 +38,10 @@ pub(super) fn table(schema: &SchemaRef, options: &[(&str, &str)]) -> plan::Table
 }
 
 /// What was printed.
-pub(super) type Printed = Arc<Mutex<Vec<u8>>>;
+pub type Printed = Arc<Mutex<Vec<u8>>>;
 
-pub(super) fn context(base_dir: &Path) -> (ConnectorContext, Printed) {
+/// What connectors are told of a job, and what they print.
+pub fn context(base_dir: &Path) -> (ConnectorContext, Printed) {
     let printed = Printed::default();
     let context = ConnectorContext {
         base_dir: base_dir.to_owned(),
@@ -48,7 +53,11 @@ pub(super) fn context(base_dir: &Path) -> (ConnectorContext, Printed) {
     (context, printed)
 }
 
-pub(super) fn source(
+/// Opens a table as a source that reads the columns `decoded`.
+///
+/// # Errors
+/// The connector's.
+pub fn source(
     table: &plan::Table,
     decoded: &SchemaRef,
     base_dir: &Path,
@@ -57,11 +66,19 @@ pub(super) fn source(
     registry::source(table, &node, &context(base_dir).0)
 }
 
-pub(super) fn sink(table: &plan::Table, base_dir: &Path) -> Result<Box<dyn SinkFactory>, ConnectorError> {
+/// Opens a table as a sink.
+///
+/// # Errors
+/// The connector's.
+pub fn sink(table: &plan::Table, base_dir: &Path) -> Result<Box<dyn SinkFactory>, ConnectorError> {
     registry::sink(table, &SinkNode { table: "t".to_owned() }, &context(base_dir).0)
 }
 
-pub(super) fn open(
+/// Opens a partition.
+///
+/// # Errors
+/// The connector's.
+pub fn open(
     factory: &dyn SourceFactory,
     id: &PartitionId,
     position: Option<SourcePosition>,
@@ -69,8 +86,11 @@ pub(super) fn open(
     open_counting(factory, id, position, &Arc::default())
 }
 
-/// As `open`, with counters to look at.
-pub(super) fn open_counting(
+/// As [`open`], with counters to look at.
+///
+/// # Errors
+/// The connector's.
+pub fn open_counting(
     factory: &dyn SourceFactory,
     id: &PartitionId,
     position: Option<SourcePosition>,
@@ -81,7 +101,13 @@ pub(super) fn open_counting(
 }
 
 /// Polls once, waiting for the reader where needed; `None` is the end.
-pub(super) fn poll(partition: &mut dyn SourcePartition, max_rows: usize) -> Result<Option<RecordBatch>, SourceError> {
+///
+/// # Errors
+/// The partition's.
+///
+/// # Panics
+/// If nothing comes for long.
+pub fn poll(partition: &mut dyn SourcePartition, max_rows: usize) -> Result<Option<RecordBatch>, SourceError> {
     let deadline = Instant::now() + Duration::from_secs(20);
     loop {
         match partition.poll(max_rows)? {
@@ -96,6 +122,9 @@ pub(super) fn poll(partition: &mut dyn SourcePartition, max_rows: usize) -> Resu
 }
 
 /// Everything to the end.
-pub(super) fn drain(partition: &mut dyn SourcePartition, max_rows: usize) -> Result<Vec<RecordBatch>, SourceError> {
+///
+/// # Errors
+/// The partition's.
+pub fn drain(partition: &mut dyn SourcePartition, max_rows: usize) -> Result<Vec<RecordBatch>, SourceError> {
     std::iter::from_fn(|| poll(partition, max_rows).transpose()).collect()
 }

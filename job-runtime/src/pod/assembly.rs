@@ -3,7 +3,7 @@
 //! Owns the order and the reasons for it. With Kafka the earlier process of this pod is fenced before anything slow, because its open
 //! transaction holds back every reader until then.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Instant;

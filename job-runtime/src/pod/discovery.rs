@@ -178,7 +178,8 @@ impl Discovery {
     pub(super) fn start(sources: Vec<Growing>, opener: Opener) -> Result<Option<Self>, PodError> {
         let watch = |source: Growing| {
             let interval = source.factory.watched()?;
-            Some(Watched { source, interval, due: Instant::now() + LOOK.min(interval), complained: None })
+            let due = Instant::now() + pause(&source, interval);
+            Some(Watched { source, interval, due, complained: None })
         };
         let watched: Vec<Watched> = sources.into_iter().filter_map(watch).collect();
         if watched.is_empty() {
@@ -232,9 +233,7 @@ impl Run {
             }
             match source.due(&opener.monitor) {
                 Ok(new) => {
-                    // Where some wait, a place may become free at any time.
-                    let pause = if source.waiting { LOOK.min(*interval) } else { *interval };
-                    *due = Instant::now() + pause;
+                    *due = Instant::now() + pause(source, *interval);
                     new.into_iter().for_each(|(id, start)| give(opener, source, id, start));
                 }
                 Err(error) => {
@@ -247,6 +246,11 @@ impl Run {
             }
         }
     }
+}
+
+/// How long to wait for the next look. Where some partitions wait, a place may become free at any time.
+fn pause(source: &Growing, interval: Duration) -> Duration {
+    if source.waiting { LOOK.min(interval) } else { interval }
 }
 
 /// Opens a partition for a worker. One that cannot be opened ends the job there: it must not be passed over.

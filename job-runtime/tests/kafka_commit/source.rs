@@ -1,16 +1,16 @@
 //! The Kafka source against a real broker.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use arrow::array::{Int64Array, RecordBatch};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
-use dataflow::graph::{SinkNode, SourceNode};
+use arrow::datatypes::{DataType, SchemaRef};
 use dataflow::sink::SinkPayload;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
-use job_runtime::connector::registry::{self, ConnectorContext};
 use job_runtime::connector::stats::SourceStats;
+use job_runtime::connector::testing;
 use job_runtime::connector::{ConnectorError, Opening, SinkTarget, SizeHint, SourceFactory, Start};
 use rdkafka::config::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
@@ -18,7 +18,7 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use crate::broker::{create_topic, servers, unique};
 
 fn schema() -> SchemaRef {
-    Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true), Field::new("name", DataType::Utf8, true)]))
+    testing::schema(&[("id", DataType::Int64), ("name", DataType::Utf8)])
 }
 
 fn table(topic: &str, options: &[(&str, &str)]) -> plan::Table {
@@ -29,34 +29,11 @@ fn table(topic: &str, options: &[(&str, &str)]) -> plan::Table {
         ("properties.bootstrap.servers", servers.as_str()),
         ("format", "json"),
     ];
-    let option = |(key, value): &(&str, &str)| plan::TableOption {
-        key: (*key).to_owned(),
-        value: (*value).to_owned(),
-        key_span: plan::Span::default(),
-        value_span: plan::Span::default(),
-    };
-    plan::Table {
-        name: "t".to_owned(),
-        span: plan::Span::default(),
-        physical: schema(),
-        primary_key: Vec::new(),
-        options: always.iter().chain(options).map(option).collect(),
-    }
-}
-
-fn context() -> ConnectorContext {
-    ConnectorContext {
-        base_dir: ".".into(),
-        job_uid: "job".to_owned(),
-        kafka: None,
-        output: Arc::new(std::sync::Mutex::new(Vec::new())),
-        bounded: false,
-    }
+    testing::table(&schema(), &always.iter().chain(options).copied().collect::<Vec<_>>())
 }
 
 pub(crate) fn factory(topic: &str, options: &[(&str, &str)]) -> Result<Box<dyn SourceFactory>, ConnectorError> {
-    let node = SourceNode { table: "t".to_owned(), decoded: schema(), computed: None, watermark: None };
-    registry::source(&table(topic, options), &node, &context())
+    testing::source(&table(topic, options), &schema(), Path::new("."))
 }
 
 struct Open {
@@ -277,11 +254,7 @@ fn a_topic_or_a_broker_that_is_not_there_is_named() {
     let error = factory(&missing, &[EARLIEST]).unwrap().partitions().unwrap_err();
     assert_eq!(error.option.as_deref(), Some("topic"));
     assert!(error.message.contains(&format!("topic {missing} does not exist")), "{error}");
-    let error = registry::sink(&table(&missing, &[]), &SinkNode { table: "t".into() }, &context())
-        .unwrap()
-        .target()
-        .err()
-        .expect("refused");
+    let error = testing::sink(&table(&missing, &[]), Path::new(".")).unwrap().target().err().expect("refused");
     assert!(error.message.contains(&format!("topic {missing} does not exist")), "{error}");
     let nowhere = [EARLIEST, ("properties.bootstrap.servers", "127.0.0.1:9")];
     let started = Instant::now();
@@ -298,7 +271,7 @@ fn a_sinks_records_have_the_keys_of_the_table() {
     let topic = unique("out");
     create_topic(&topic, 1);
     let options = [("key.fields", "id"), ("key.format", "json")];
-    let factory = registry::sink(&table(&topic, &options), &SinkNode { table: "t".into() }, &context()).unwrap();
+    let factory = testing::sink(&table(&topic, &options), Path::new(".")).unwrap();
     let SinkTarget::Kafka(target) = factory.target().unwrap() else { panic!("a Kafka target") };
     assert_eq!(target.topic, topic);
     let names: Arc<dyn arrow::array::Array> = Arc::new(arrow::array::StringArray::from(vec!["a", "b"]));
