@@ -18,6 +18,7 @@ use plan::PlannedJob;
 
 use crate::connector::registry::ConnectorContext;
 use crate::snapshot::place::SnapshotConfig;
+use crate::state::memory::StateMemory;
 
 pub(crate) use assembly::EXCHANGE_BATCHES;
 pub use assembly::{Pod, PodReport};
@@ -41,6 +42,8 @@ pub struct PodConfig {
     pub workers: usize,
     /// Where state is kept.
     pub state_dir: PathBuf,
+    /// `spec.stateMemory`.
+    pub state_memory: StateMemory,
     /// Start anew: remove the job's earlier state first.
     pub fresh: bool,
     /// Snapshots, if the job has a place for them.

@@ -4,4 +4,5 @@
 //! changes.
 
 pub mod directory;
+pub mod memory;
 pub mod rocks;

@@ -21,6 +21,7 @@ use crate::metrics::{self, JobLabels};
 use crate::pod::monitor::Monitor;
 use crate::pod::{Ended, Pod, PodConfig};
 use crate::snapshot::place::StorePlace;
+use crate::state::memory::StateMemory;
 
 /// Runs until ended from outside or failed.
 pub(super) fn run(args: &PodArgs, started: Instant) -> ExitCode {
@@ -147,6 +148,7 @@ fn config(args: &PodArgs, settings: &PodSettings, loaded: &Loaded) -> Result<Pod
         commit_interval: file.commit_interval,
         workers: file.workers.map_or(cores, usize::from).min(usize::from(file.shards)),
         state_dir: args.state_dir.clone(),
+        state_memory: StateMemory::default(),
         fresh: false,
         snapshots: loaded.snapshots(checkpoints),
         ordinal,

@@ -15,6 +15,7 @@ use crate::background::Background;
 use crate::connector::registry::{ConnectorContext, Output};
 use crate::pod::monitor::Monitor;
 use crate::pod::{Ended, Pod, PodConfig, PodError};
+use crate::state::memory::StateMemory;
 
 /// Directory below the current one that holds the state of jobs.
 const STATE_ROOT: &str = ".millstream";
@@ -69,6 +70,7 @@ fn config(args: &RunArgs, loaded: &Loaded) -> Result<PodConfig, Failure> {
         commit_interval: file.commit_interval,
         workers,
         state_dir: absolute(state_dir)?,
+        state_memory: StateMemory::default(),
         fresh: args.fresh,
         snapshots: loaded.snapshots(args.checkpoint_dir.clone()),
         ordinal: 0,

@@ -210,7 +210,8 @@ fn recover(
     snapshots: Option<&SnapshotStore>,
 ) -> Result<Recovered, PodError> {
     let fenced = kafka::fence(config, directory.job_uid(), sinks)?;
-    let databases = Arc::new(RocksDatabases::new(&directory.shards_dir(), RocksConfig::default())?);
+    let databases = RocksConfig::within(config.state_memory.databases());
+    let databases = Arc::new(RocksDatabases::new(&directory.shards_dir(), databases)?);
     let seat = match &fenced {
         Some(fenced) => fenced.seat(config, directory.job_uid()),
         None => Seat::alone(directory.job_uid(), config.shards),
@@ -405,6 +406,7 @@ impl Cast {
                 exchange,
                 max_rows_per_poll: ROWS_PER_POLL,
                 shuffle,
+                state_budget: config.state_memory.table_per_worker(config.workers),
             };
             let (activity, mailbox) = (Arc::clone(&self.activity[index]), Arc::clone(&self.mailboxes[index]));
             let handle = WorkerHandle::start(worker, activity, mailbox, std::thread::current(), started)?;

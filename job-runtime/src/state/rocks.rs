@@ -15,9 +15,11 @@ use dataflow::key::ShardId;
 use dataflow::state::{Change, ChangeBatch, LogOffset, STATE_KEY_PREFIX, ShardStore, StateError};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Env, Options, PrefixRange, ReadOptions,
-    SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Env, IterateBounds, Options, PrefixRange,
+    ReadOptions, SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
 };
+
+use super::memory::StateMemory;
 
 const APPLIED_KEY: &[u8] = b"\xff\xff\0\0\0\0applied";
 const APPLIED_VERSION: u8 = 1;
@@ -35,9 +37,16 @@ pub struct RocksConfig {
     pub background_threads: i32,
 }
 
+impl RocksConfig {
+    /// Takes about `bytes` of memory at most.
+    pub fn within(bytes: usize) -> Self {
+        Self { cache_bytes: bytes, write_buffer_bytes: bytes / 2, background_threads: 2 }
+    }
+}
+
 impl Default for RocksConfig {
     fn default() -> Self {
-        Self { cache_bytes: 128 << 20, write_buffer_bytes: 64 << 20, background_threads: 2 }
+        Self::within(StateMemory::default().databases())
     }
 }
 
@@ -243,6 +252,12 @@ impl ShardStore for RocksShardStore {
             match change {
                 Change::Put { key, value } => batch.put(key, value),
                 Change::Delete { key } => batch.delete(key),
+                Change::DeletePrefix { prefix } => {
+                    // State keys begin with a key group below 4096: there is always a key behind those of a prefix.
+                    if let (Some(from), Some(to)) = PrefixRange(prefix).into_bounds() {
+                        batch.delete_range(from, to);
+                    }
+                }
             }
         }
         batch.put(APPLIED_KEY, encode_applied(offset));
@@ -329,8 +344,12 @@ mod tests {
         store.apply(&delete, LogOffset(6)).unwrap();
         store.flush_handle().flush().unwrap();
         assert_eq!(scan(&store, &7u16.to_be_bytes()).len(), 2, "a prefix shorter than the filter's");
-        assert_eq!(scan(&store, &key(7, 20, b"")), [(b, "2".to_owned())]);
+        assert_eq!(scan(&store, &key(7, 20, b"")), [(b.clone(), "2".to_owned())]);
         assert_eq!(store.applied(), Some(LogOffset(6)));
+        let mut delete = put(&[(key(7, 20, b"bb"), "4"), (key(7, 20, b"c"), "5")]);
+        delete.delete_prefix(&key(7, 20, b"b"));
+        store.apply(&delete, LogOffset(7)).unwrap();
+        assert_eq!(scan(&store, &7u16.to_be_bytes()), [(key(7, 20, b"c"), "5".to_owned()), (c, "3".to_owned())]);
     }
 
     #[test]

@@ -37,16 +37,18 @@ pub fn encode(job: u64, shard: ShardId, commit: u64, changes: &ChangeBatch, max_
     }
     let (mut out, mut part) = (Vec::new(), ChangeBatch::new());
     for change in changes.iter() {
-        let (key, value) = match change {
-            Change::Put { key, value } => (key, Some(value)),
-            Change::Delete { key } => (key, None),
+        let length = match change {
+            Change::Put { key, value } => key.len() + value.len(),
+            Change::Delete { key } => key.len(),
+            Change::DeletePrefix { prefix } => prefix.len(),
         };
-        if !part.is_empty() && part.byte_len() + key.len() + value.map_or(0, <[u8]>::len) > max_bytes {
+        if !part.is_empty() && part.byte_len() + length > max_bytes {
             out.push(record(job, shard, commit, &std::mem::take(&mut part)));
         }
-        match value {
-            Some(value) => part.put(key, value),
-            None => part.delete(key),
+        match change {
+            Change::Put { key, value } => part.put(key, value),
+            Change::Delete { key } => part.delete(key),
+            Change::DeletePrefix { prefix } => part.delete_prefix(prefix),
         }
     }
     out.push(record(job, shard, commit, &part));

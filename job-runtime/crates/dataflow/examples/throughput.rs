@@ -144,6 +144,7 @@ fn run(keys: usize, text: bool) -> Result<(f64, u64), WorkerError> {
         encoders: vec![(NodeId(3), Box::new(BatchEncoder::default()))],
         stores: shards.all().map(store).collect(),
         growing: Vec::new(),
+        state_budget: u64::MAX,
         max_rows_per_poll: BATCH,
         shuffle: None,
     })?;

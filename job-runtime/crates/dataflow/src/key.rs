@@ -20,10 +20,12 @@
 
 mod decode;
 mod encode;
+mod set;
 
 pub use decode::{KeyDecodeError, KeyDecoder};
 pub(crate) use encode::write_fixed as write_fixed_key;
 pub use encode::{EncodedKeys, KeyEncoder, UnsupportedKey, hash_bytes};
+pub use set::KeyGroupSet;
 
 /// Number of key groups, for ever.
 pub const KEY_GROUPS: u16 = 4096;

@@ -7,6 +7,12 @@
 //!
 //! # Change batch, version 1
 //! `version u8 = 1 | repeated: tag u8 (1 put, 2 delete) | key length u32 LE | key | put only: value length u32 LE | value | crc32 u32 LE of all before`.
+//!
+//! Version 2 has one tag more, 3: delete every key that starts with `key`. A batch without it is written as version 1.
+
+mod stores;
+
+pub use stores::Stores;
 
 use crate::graph::OperatorUid;
 use crate::key::{KeyGroup, ShardId};
@@ -42,13 +48,18 @@ pub enum Change<'a> {
         /// Full state key.
         key: &'a [u8],
     },
+    /// Remove every key that starts with `prefix`.
+    DeletePrefix {
+        /// Start of state keys; never empty.
+        prefix: &'a [u8],
+    },
 }
 
 /// A change batch cannot be read.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ChangeBatchError {
     /// Written by a newer release.
-    #[error("change batch version {0} is newer than this release can read (1)")]
+    #[error("change batch version {0} is newer than this release can read (2)")]
     Version(u8),
     /// The bytes end early or a length runs past the end.
     #[error("change batch is cut short")]
@@ -93,6 +104,14 @@ impl ChangeBatch {
         self.entries += 1;
     }
 
+    /// Adds the delete of every key that starts with `prefix`.
+    pub fn delete_prefix(&mut self, prefix: &[u8]) {
+        self.bytes[0] = 2;
+        self.bytes.push(3);
+        self.field(prefix);
+        self.entries += 1;
+    }
+
     /// Number of changes.
     pub fn len(&self) -> usize {
         self.entries as usize
@@ -110,6 +129,7 @@ impl ChangeBatch {
 
     /// Appends the changes of `other` after ours.
     pub fn append(&mut self, other: &ChangeBatch) {
+        self.bytes[0] = self.bytes[0].max(other.bytes[0]);
         self.bytes.extend_from_slice(&other.bytes[1..]);
         self.entries += other.entries;
     }
@@ -131,7 +151,7 @@ impl ChangeBatch {
         let (expected, found) = (u32::from_le_bytes(*tail), crc32fast::hash(body));
         match body.first() {
             None => return Err(ChangeBatchError::Truncated),
-            Some(1) => {}
+            Some(1 | 2) => {}
             Some(&version) => return Err(ChangeBatchError::Version(version)),
         }
         if expected != found {
@@ -166,6 +186,7 @@ fn next_change<'a>(rest: &mut &'a [u8]) -> Result<Change<'a>, ChangeBatchError> 
     match tag {
         1 => Ok(Change::Put { key: take_field(rest)?, value: take_field(rest)? }),
         2 => Ok(Change::Delete { key: take_field(rest)? }),
+        3 => Ok(Change::DeletePrefix { prefix: take_field(rest)? }),
         tag => Err(ChangeBatchError::Tag(tag)),
     }
 }
@@ -238,9 +259,23 @@ mod tests {
     #[test]
     fn a_newer_version_says_so() {
         let mut encoded = ChangeBatch::new().encode();
-        encoded[0] = 2;
-        assert_eq!(ChangeBatch::decode(&encoded), Err(ChangeBatchError::Version(2)));
+        encoded[0] = 3;
+        assert_eq!(ChangeBatch::decode(&encoded), Err(ChangeBatchError::Version(3)));
         assert_eq!(ChangeBatch::decode(&[1, 2]), Err(ChangeBatchError::Truncated));
+    }
+
+    #[test]
+    fn the_delete_of_a_prefix_makes_it_version_2() {
+        let mut batch = ChangeBatch::new();
+        batch.put(b"k", b"v");
+        let mut more = ChangeBatch::new();
+        more.delete_prefix(b"p");
+        batch.append(&more);
+        let encoded = batch.encode();
+        assert_eq!(encoded[..17], [2, 1, 1, 0, 0, 0, b'k', 1, 0, 0, 0, b'v', 3, 1, 0, 0, 0]);
+        let decoded = ChangeBatch::decode(&encoded).unwrap();
+        assert_eq!(decoded.iter().nth(1), Some(Change::DeletePrefix { prefix: b"p" }));
+        assert_eq!(decoded, batch);
     }
 
     proptest! {

@@ -75,9 +75,10 @@ impl ShardStore for MemoryStore {
         let mut content = self.disk.content();
         for change in changes.iter() {
             match change {
-                Change::Put { key, value } => content.entries.insert(key.to_vec(), value.to_vec()),
-                Change::Delete { key } => content.entries.remove(key),
-            };
+                Change::Put { key, value } => drop(content.entries.insert(key.to_vec(), value.to_vec())),
+                Change::Delete { key } => drop(content.entries.remove(key)),
+                Change::DeletePrefix { prefix } => content.entries.retain(|key, _| !key.starts_with(prefix)),
+            }
         }
         content.applied = Some(offset);
         Ok(())

@@ -132,6 +132,8 @@ pub struct WorkerConfig {
     pub max_rows_per_poll: usize,
     /// The other pods; `None` for a job of one pod.
     pub shuffle: Option<ShuffleConfig>,
+    /// How many bytes of keyed state this worker keeps in memory, about. More is possible until the next commit is applied.
+    pub state_budget: u64,
 }
 
 /// What a worker has done since it was made. Counters only rise.
@@ -158,10 +160,16 @@ pub struct NodeProgress {
     pub late_dropped: u64,
     /// Its watermark; `None` before the first, `i64::MAX` at the end of the input.
     pub watermark_ms: Option<i64>,
-    /// Entries of keyed state.
+    /// Entries of keyed state in memory.
     pub state_entries: u64,
     /// About how much memory they take in bytes.
     pub state_bytes: u64,
+    /// Rows whose entry was in memory, or new.
+    pub state_hits: u64,
+    /// Entries that were looked up in a store.
+    pub state_misses: u64,
+    /// Entries that have left memory.
+    pub state_evictions: u64,
 }
 
 /// One worker. Made and stepped on one thread; nothing in it blocks.
@@ -169,14 +177,13 @@ pub struct Worker {
     flow: flow::Flow,
     /// In the order of the graph.
     roots: Vec<root::Root>,
-    stores: Vec<Box<dyn ShardStore>>,
     max_rows: usize,
     /// An error of a call that cannot return it.
     failed: Option<WorkerError>,
 }
 
 impl Worker {
-    /// Builds the stream operators and restores their state by scanning the stores.
+    /// Builds the stream operators and finds their state in the stores; it stays there until it is needed.
     ///
     /// # Errors
     /// When what is given does not fit the graph, or stored state cannot be read.
@@ -257,7 +264,7 @@ impl Worker {
         if let Some((shard, _)) = changes.iter().find(|(shard, _)| offsets.iter().all(|(s, _)| s != shard)) {
             return Err(WorkerError::OffsetMissing { id, shard: *shard });
         }
-        for store in &mut self.stores {
+        for store in self.flow.stores.iter_mut() {
             let shard = store.shard();
             let Some(&(_, offset)) = offsets.iter().find(|(s, _)| *s == shard) else { continue };
             let own = changes.iter_mut().find(|(s, _)| *s == shard);
@@ -267,6 +274,7 @@ impl Worker {
             }
             store.apply(&batch, offset)?;
         }
+        self.flow.applied(id);
         Ok(())
     }
 

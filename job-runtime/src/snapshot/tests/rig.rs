@@ -396,6 +396,7 @@ fn note(state: &mut State, batch: &ChangeBatch) {
         match change {
             Change::Put { key, value } => drop(state.insert(key.to_vec(), value.to_vec())),
             Change::Delete { key } => drop(state.remove(key)),
+            Change::DeletePrefix { prefix } => state.retain(|key, _| !key.starts_with(prefix)),
         }
     }
 }

@@ -1,42 +1,58 @@
 //! `GROUP BY keys, window`: aggregates per key and tumbling window, emitted when the watermark passes the window's end.
 //!
-//! Owns the state of open windows in memory and what of it changed since the last barrier. It does not own a store: changes go out with
-//! the commit, and stored entries come back through `restore`.
+//! Owns the open windows: what of them is in memory, what changed since the last barrier, and what is only in the stores. It does not own
+//! a store: changes go out with the commit, and entries that memory has no room for are read from the stores when they are needed.
 //!
-//! A window is emitted once, ordered by key encoding; windows are emitted in the order of their ends. A row whose window has closed is
-//! late: dropped and counted.
+//! A window is emitted once; windows are emitted in the order of their ends. Its rows come in the order of their encoded keys if it was in memory
+//! as a whole, else in the order of key groups and then of keys. A row whose window has closed is late: dropped and counted.
+//!
+//! # Memory
+//! A group (one key of one window) may leave memory once the commit that holds its last change is in the store: the least recently written
+//! ones go first. Each window knows the key groups that something was taken out of; only a new key in one of these is looked up, with one
+//! `multi_get` per shard, window and batch. A window that has lost nothing never asks a store.
 //!
 //! # Stored layout
 //! State key: `key group u16 BE | uid u32 BE | window end i64 BE with the sign bit flipped | encoded key` (see [`crate::key`]).
 //! Value, version 1: `version u8 = 1 | per aggregate, in order, the accumulator` (see `accumulator`).
 //!
-//! One more entry per shard says which windows have been emitted, so that a late row cannot open one again after a restart. Key: the
-//! shard's first key group, the uid, and eight zero bytes (the least window end, which no row has). Value, version 1:
-//! `version u8 = 1 | greatest emitted window end i64 LE`.
+//! One more entry per shard says which windows have been emitted, so that a late row cannot open one again after a restart, and which windows
+//! have entries in the shard, so that a start need not read them. Key: the shard's first key group, the uid, and eight zero bytes (the least
+//! window end, which no row has). Value, version 2:
+//! `version u8 = 2 | end of the shard's key groups u16 LE | greatest emitted window end i64 LE | window ends i64 LE each`.
+//! Version 1 had only the greatest emitted end; a shard that has only that is searched for its windows at the start.
 
 mod accumulator;
+mod assign;
+mod emit;
 mod groups;
+mod memory;
+mod restore;
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, Int64Array, RecordBatch, make_array};
+use arrow::array::{Array, ArrayRef, make_array};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use crate::batch::Batch;
 use crate::columns::native_values;
 use crate::graph::{Node, OperatorUid, WindowAggregateNode, WindowKind};
-use crate::key::{KeyDecoder, KeyEncoder, KeyGroup, ShardId, Shards, UnsupportedKey, group_of, hash_bytes};
-use crate::state::{ChangeBatch, STATE_KEY_PREFIX, state_key_prefix};
+use crate::key::{KeyDecoder, KeyEncoder, KeyGroup, KeyGroupSet, ShardId, Shards, UnsupportedKey, group_of};
+use crate::state::{ChangeBatch, StateError, Stores, state_key_prefix};
 use crate::watermark::NO_WATERMARK;
+use crate::worker::CommitId;
 use accumulator::{Argument, Call};
-use groups::{Groups, Rows};
+use assign::{WindowRows, split_by_window};
+use emit::Firing;
+use groups::Groups;
 
-/// Version of both value layouts.
+/// Version of a group's value.
 const VERSION: u8 = 1;
+/// Version of a shard's note of its windows.
+const NOTE_VERSION: u8 = 2;
 /// Rows of an emitted batch.
 const EMIT_ROWS: usize = 8192;
 
@@ -81,6 +97,9 @@ pub enum WindowError {
         /// What is wrong.
         message: String,
     },
+    /// A store cannot be read.
+    #[error(transparent)]
+    State(#[from] StateError),
     /// Columns do not make a batch.
     #[error("the results do not fit the output")]
     Arrow(#[from] ArrowError),
@@ -92,15 +111,30 @@ impl WindowError {
     }
 }
 
-/// How much a window aggregate holds and has dropped.
+/// How much a window aggregate holds, and what it has done. Counters only rise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowSize {
-    /// Groups of open windows.
+    /// Groups of open windows in memory.
     pub entries: u64,
     /// About how many bytes they take.
     pub bytes: u64,
     /// Late rows dropped.
     pub late_dropped: u64,
+    /// Rows whose group was in memory, or new and known to be nowhere else.
+    pub hits: u64,
+    /// Groups that were looked up in a store.
+    pub misses: u64,
+    /// Groups that have left memory.
+    pub evictions: u64,
+}
+
+/// One open window.
+struct Open {
+    groups: Groups,
+    /// Key groups of which the store has, or is about to get, an entry.
+    stored: KeyGroupSet,
+    /// Key groups of which the store may have entries that memory has not.
+    spilled: KeyGroupSet,
 }
 
 /// One `GROUP BY keys, window` on one worker.
@@ -117,17 +151,37 @@ pub struct WindowAggregate {
     schema: SchemaRef,
     shards: Shards,
     /// Open windows by end.
-    open: BTreeMap<i64, Groups>,
+    open: BTreeMap<i64, Open>,
+    /// The window that is being emitted.
+    firing: Option<Firing>,
     watermark_ms: i64,
     /// Greatest window end that was emitted since the start.
     closed_through: i64,
     /// Greatest window end that was emitted before the start, of any shard.
     restored_closed: i64,
-    /// What is stored of both, per owned shard. Shards come from workers and pods that had come to different ends.
-    stored_closed: BTreeMap<ShardId, i64>,
+    /// What is stored of both and of the windows, per owned shard. Shards come from workers and pods that had come to different ends.
+    notes: BTreeMap<ShardId, Note>,
     /// Changes since the last barrier that are not in `open`: deletes of emitted windows.
     deletes: Changes,
+    /// The last commit whose changes were taken, and the last that is in the stores; the numbers wrap around.
+    taken: u32,
+    applied: u32,
+    /// Size of the groups of `open`.
+    bytes: usize,
     late_dropped: u64,
+    rows: u64,
+    misses: u64,
+    evictions: u64,
+}
+
+/// What a shard's note says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Note {
+    /// End of the shard's key groups, so that a shard that is cut differently later knows what the note is of.
+    groups_end: u16,
+    closed_through: i64,
+    /// Ends of windows with entries in the shard, ascending.
+    windows: Vec<i64>,
 }
 
 /// Changes by shard.
@@ -173,27 +227,39 @@ impl WindowAggregate {
             schema: Arc::clone(&node.schema),
             shards,
             open: BTreeMap::new(),
+            firing: None,
             watermark_ms: NO_WATERMARK,
             closed_through: NO_WATERMARK,
             restored_closed: NO_WATERMARK,
-            stored_closed: owned.iter().map(|&shard| (shard, NO_WATERMARK)).collect(),
+            notes: owned.iter().map(|&shard| (shard, Note::nothing(shards.groups(shard).end))).collect(),
             deletes: Changes::default(),
+            taken: 0,
+            applied: 0,
+            bytes: 0,
             late_dropped: 0,
+            rows: 0,
+            misses: 0,
+            evictions: 0,
         })
     }
 
-    /// How much is held and has been dropped.
+    /// How much is held, and what was done.
     pub fn size(&self) -> WindowSize {
-        let entries = self.open.values().map(|groups| groups.len() as u64).sum();
-        let bytes = self.open.values().map(|groups| groups.bytes() as u64).sum();
-        WindowSize { entries, bytes, late_dropped: self.late_dropped }
+        WindowSize {
+            entries: self.open.values().map(|open| open.groups.len() as u64).sum(),
+            bytes: self.bytes as u64,
+            late_dropped: self.late_dropped,
+            hits: self.rows - self.misses.min(self.rows),
+            misses: self.misses,
+            evictions: self.evictions,
+        }
     }
 
     /// Takes the rows of a batch into their windows.
     ///
     /// # Errors
     /// See [`WindowError`]; the operator is then of no further use.
-    pub fn update(&mut self, batch: &Batch) -> Result<(), WindowError> {
+    pub fn update(&mut self, batch: &Batch, stores: &Stores) -> Result<(), WindowError> {
         let rows = &batch.rows;
         if rows.num_rows() == 0 {
             return Ok(());
@@ -219,8 +285,15 @@ impl WindowAggregate {
             if rows.len() == 0 {
                 continue;
             }
-            let groups = self.open.entry(end).or_insert_with(|| Groups::new(&self.encoder, &self.calls));
-            groups.update(&keys, &hashes, &rows.rows(), &arguments, &self.calls)?;
+            self.rows += rows.len() as u64;
+            let open = self.open.entry(end).or_insert_with(|| Open::new(Groups::new(&self.encoder, &self.calls)));
+            let before = open.groups.bytes();
+            let new = open.groups.find(&keys, &hashes, &rows.rows());
+            if !new.is_empty() && !open.spilled.is_empty() {
+                self.misses += open.fetch(new, self.uid, end, stores)?;
+            }
+            open.groups.accumulate(&rows.rows(), &arguments, &self.calls)?;
+            self.bytes = self.bytes + open.groups.bytes() - before;
         }
         Ok(())
     }
@@ -230,7 +303,7 @@ impl WindowAggregate {
         let mut open = Vec::with_capacity(rows.len());
         rows.rows().each(|row| {
             let shard = self.shards.shard_of(group_of(hashes[row]));
-            if self.stored_closed.get(&shard).is_none_or(|closed| *closed < end) {
+            if self.notes.get(&shard).is_none_or(|note| note.closed_through < end) {
                 open.push(row as u32);
             }
         });
@@ -238,66 +311,14 @@ impl WindowAggregate {
         WindowRows::Some(open)
     }
 
-    /// The watermark has reached `watermark_ms`: emits the windows that it has passed.
-    ///
-    /// # Errors
-    /// See [`WindowError`].
-    pub fn fire(&mut self, watermark_ms: i64) -> Result<Vec<RecordBatch>, WindowError> {
-        self.watermark_ms = self.watermark_ms.max(watermark_ms);
-        let mut out = Vec::new();
-        while let Some(entry) = self.open.first_entry()
-            && entry.key() - 1 <= self.watermark_ms
-        {
-            let (end, groups) = entry.remove_entry();
-            self.closed_through = self.closed_through.max(end);
-            self.emit(end, &groups, &mut out)?;
-            self.delete(end, &groups);
-        }
-        Ok(out)
-    }
-
-    fn emit(&self, end: i64, groups: &Groups, out: &mut Vec<RecordBatch>) -> Result<(), WindowError> {
-        let WindowKind::Tumble { size_ms, .. } = self.window;
-        let mut encoded = Vec::new();
-        for order in groups.ordered().chunks(EMIT_ROWS) {
-            encoded.clear();
-            let mut ends = Vec::with_capacity(order.len());
-            for &group in order {
-                groups.write_key(group, &mut encoded);
-                ends.push(encoded.len());
-            }
-            let starts = std::iter::once(0).chain(ends.iter().copied());
-            let keys: Vec<&[u8]> = starts.zip(&ends).map(|(start, &end)| &encoded[start..end]).collect();
-            let mut columns = self.decoder.decode(&keys)?;
-            for time in [end - size_ms, end] {
-                let data_type = self.schema.field(columns.len()).data_type();
-                columns.push(retyped(&Int64Array::from(vec![time; order.len()]), data_type)?);
-            }
-            for (accumulator, call) in groups.accumulators().iter().zip(&self.calls) {
-                columns.push(accumulator.finish(order, call)?);
-            }
-            out.push(RecordBatch::try_new(Arc::clone(&self.schema), columns)?);
-        }
-        Ok(())
-    }
-
-    /// Notes the deletes of an emitted window: only of groups that an earlier barrier has written.
-    fn delete(&mut self, end: i64, groups: &Groups) {
-        let mut key = Vec::new();
-        for group in groups.stored() {
-            let key_group = group_of(groups.hash(group));
-            write_state_key(&mut key, key_group, self.uid, end);
-            groups.write_key(group, &mut key);
-            self.deletes.of(self.shards, key_group).delete(&key);
-        }
-    }
-
-    /// The changes since the last barrier.
-    pub fn take_changes(&mut self) -> Vec<(ShardId, ChangeBatch)> {
+    /// The changes since the last barrier, which go into commit `commit`.
+    pub fn take_changes(&mut self, commit: CommitId) -> Vec<(ShardId, ChangeBatch)> {
+        self.taken = commit.0 as u32;
         let mut changes = std::mem::take(&mut self.deletes);
         let (mut key, mut value) = (Vec::new(), Vec::new());
-        for (&end, groups) in &mut self.open {
-            for group in groups.take_dirty() {
+        for (&end, open) in &mut self.open {
+            let groups = &mut open.groups;
+            for group in groups.take_dirty(self.taken) {
                 let key_group = group_of(groups.hash(group));
                 write_state_key(&mut key, key_group, self.uid, end);
                 groups.write_key(group, &mut key);
@@ -305,51 +326,44 @@ impl WindowAggregate {
                 value.push(VERSION);
                 groups.accumulators().iter().for_each(|a| a.write(group, &mut value));
                 changes.of(self.shards, key_group).put(&key, &value);
+                open.stored.insert(key_group);
             }
         }
-        for (&shard, stored) in self.stored_closed.iter_mut().filter(|(_, stored)| **stored < self.closed_through) {
-            *stored = self.closed_through;
-            let key_group = KeyGroup(self.shards.groups(shard).start);
-            write_state_key(&mut key, key_group, self.uid, NO_WATERMARK);
-            value.clear();
-            value.push(VERSION);
-            value.extend_from_slice(&self.closed_through.to_le_bytes());
-            changes.of(self.shards, key_group).put(&key, &value);
-        }
+        self.write_notes(&mut changes);
         changes.by_shard.into_iter().collect()
     }
 
-    /// Takes one stored entry back. Called before any row.
-    ///
-    /// # Errors
-    /// When the entry was not written by an operator like this.
-    pub fn restore(&mut self, key: &[u8], value: &[u8]) -> Result<(), WindowError> {
-        let short = || WindowError::damaged("an entry is cut short");
-        let (prefix, user) = key.split_at_checked(STATE_KEY_PREFIX).ok_or_else(short)?;
-        let (end, encoded) = user.split_first_chunk::<8>().ok_or_else(short)?;
-        let end = (u64::from_be_bytes(*end) ^ (1 << 63)) as i64;
-        let value = match value.split_first() {
-            Some((&VERSION, value)) => value,
-            Some((&version, _)) => return Err(WindowError::Version(version)),
-            None => return Err(short()),
-        };
-        let key_group = KeyGroup(u16::from_be_bytes([prefix[0], prefix[1]]));
-        if end == NO_WATERMARK {
-            let closed = i64::from_le_bytes(value.try_into().map_err(|_| short())?);
-            self.restored_closed = self.restored_closed.max(closed);
-            self.stored_closed.insert(self.shards.shard_of(key_group), closed);
-            return Ok(());
+    /// Writes the note of each shard for which it is not what is stored.
+    fn write_notes(&mut self, changes: &mut Changes) {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        for (&shard, stored) in &mut self.notes {
+            let groups = self.shards.groups(shard);
+            let has_entries = |(end, open): (&i64, &Open)| open.stored.any_in(&groups).then_some(*end);
+            let firing = self.firing.as_ref().filter(|firing| firing.has_entries(&groups)).map(Firing::end);
+            let windows = firing.into_iter().chain(self.open.iter().filter_map(has_entries)).collect();
+            let closed_through = stored.closed_through.max(self.closed_through);
+            let note = Note { groups_end: groups.end, closed_through, windows };
+            if note == *stored {
+                continue;
+            }
+            let key_group = KeyGroup(groups.start);
+            write_state_key(&mut key, key_group, self.uid, NO_WATERMARK);
+            note.write(&mut value);
+            changes.of(self.shards, key_group).put(&key, &value);
+            *stored = note;
         }
-        let hash = hash_bytes(encoded);
-        if group_of(hash) != key_group {
-            return Err(WindowError::damaged(format!(
-                "a key of group {} stands in group {}",
-                group_of(hash).0,
-                key_group.0
-            )));
-        }
-        let groups = self.open.entry(end).or_insert_with(|| Groups::new(&self.encoder, &self.calls));
-        groups.restore(encoded, hash, value)
+    }
+}
+
+impl Note {
+    fn nothing(groups_end: u16) -> Self {
+        Self { groups_end, closed_through: NO_WATERMARK, windows: Vec::new() }
+    }
+}
+
+impl Open {
+    fn new(groups: Groups) -> Self {
+        Self { groups, stored: KeyGroupSet::default(), spilled: KeyGroupSet::default() }
     }
 }
 
@@ -357,60 +371,6 @@ fn write_state_key(out: &mut Vec<u8>, group: KeyGroup, uid: OperatorUid, end: i6
     out.clear();
     state_key_prefix(group, uid, out);
     out.extend_from_slice(&(end as u64 ^ (1 << 63)).to_be_bytes());
-}
-
-/// The rows of a batch that lie in one window.
-enum WindowRows {
-    All(usize),
-    Some(Vec<u32>),
-}
-
-impl WindowRows {
-    fn len(&self) -> usize {
-        match self {
-            Self::All(rows) => *rows,
-            Self::Some(rows) => rows.len(),
-        }
-    }
-
-    fn rows(&self) -> Rows<'_> {
-        match self {
-            Self::All(rows) => Rows::All(*rows),
-            Self::Some(rows) => Rows::Some(rows),
-        }
-    }
-}
-
-/// End of the window that holds `time`.
-fn window_end(window: WindowKind, time: i64) -> i64 {
-    let WindowKind::Tumble { size_ms, offset_ms } = window;
-    let into = time.wrapping_sub(offset_ms).rem_euclid(size_ms);
-    time.saturating_sub(into).saturating_add(size_ms)
-}
-
-/// Window ends, ascending, with their rows. Most batches lie in one window, and neighbours in the same.
-fn split_by_window(window: WindowKind, times: &[i64]) -> Vec<(i64, WindowRows)> {
-    let WindowKind::Tumble { size_ms, .. } = window;
-    let (least, greatest) = times.iter().fold((i64::MAX, i64::MIN), |(lo, hi), &t| (lo.min(t), hi.max(t)));
-    let last = window_end(window, greatest);
-    if window_end(window, least) == last {
-        return vec![(last, WindowRows::All(times.len()))];
-    }
-    let mut slots: BTreeMap<i64, usize> = BTreeMap::new();
-    let mut rows: Vec<Vec<u32>> = Vec::new();
-    let (mut start, mut end, mut slot) = (1, 0, 0);
-    for (row, &time) in times.iter().enumerate() {
-        if !(start..end).contains(&time) {
-            end = window_end(window, time);
-            start = end.saturating_sub(size_ms);
-            slot = *slots.entry(end).or_insert(rows.len());
-            if slot == rows.len() {
-                rows.push(Vec::new());
-            }
-        }
-        rows[slot].push(row as u32);
-    }
-    slots.into_iter().map(|(end, slot)| (end, WindowRows::Some(std::mem::take(&mut rows[slot])))).collect()
 }
 
 /// The same values under another type of the same width.

@@ -77,6 +77,8 @@ pub struct Harness {
     pub commit_once_in: usize,
     /// A pod crashes once in so many turns (0: never).
     pub crash_once_in: usize,
+    /// How many bytes of state a worker keeps in memory; 0 for nothing but what has just changed.
+    pub state_budget: u64,
 }
 
 /// What a run has left.
@@ -96,6 +98,10 @@ pub struct Outcome {
     pub letters: Vec<String>,
     /// Late rows dropped by the last set of workers.
     pub late_dropped: u64,
+    /// Entries that the last set of workers has looked up in stores, and that have left its memory.
+    pub misses: u64,
+    /// See `misses`.
+    pub evictions: u64,
 }
 
 /// One commit in the log.
@@ -163,7 +169,11 @@ impl Harness {
             let told = pods.iter().flat_map(|process| &process.untold).all(VecDeque::is_empty);
             if told && durable.finished.iter().all(|&finished| finished) {
                 let workers = pods.iter().flat_map(|process| &process.workers);
-                outcome.late_dropped = workers.flat_map(|w| w.progress().nodes).map(|node| node.late_dropped).sum();
+                for node in workers.flat_map(|w| w.progress().nodes) {
+                    outcome.late_dropped += node.late_dropped;
+                    outcome.misses += node.state_misses;
+                    outcome.evictions += node.state_evictions;
+                }
                 outcome.commits = durable.log.len();
                 outcome.messages = durable.shuffle.len();
                 outcome.output = durable.output;
@@ -221,6 +231,7 @@ impl Harness {
                 growing: Vec::new(),
                 max_rows_per_poll: self.max_rows,
                 shuffle,
+                state_budget: self.state_budget,
             })?);
         }
         let before = CommitId(CommitId::FIRST.0 - 1);
@@ -340,6 +351,8 @@ impl Process {
         let told = random.below(self.workers.len());
         if let Some((id, offsets)) = self.untold[told].pop_front() {
             self.workers[told].commit_applied(id, &offsets)?;
+            // As in a pod: whoever tells a worker something wakes it.
+            self.woken[told].store(true, Ordering::SeqCst);
         }
         Ok(())
     }

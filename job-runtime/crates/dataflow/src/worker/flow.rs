@@ -12,10 +12,13 @@ use crate::operators::calc;
 use crate::operators::window::WindowAggregate;
 use crate::shuffle::{Gate, Outbox};
 use crate::sink::{EncodedRows, SinkChunk, SinkEncoder, SinkPayload};
-use crate::state::ChangeBatch;
+use crate::state::{ChangeBatch, Stores};
 use crate::watermark::{EventTime, MinOfInputs};
 use crate::worker::commits::Commits;
 use crate::worker::{CommitId, NodeProgress, WorkerError};
+
+/// Changes of this many bytes always have room, however small the budget.
+const LEAST_STATE: u64 = 8 << 10;
 
 /// An input of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,6 +110,9 @@ pub(super) struct Flow {
     pub(super) commits: Commits,
     /// Closed while the pod is behind with what other pods sent: sources are not read.
     pub(super) gate: Option<Arc<Gate>>,
+    pub(super) stores: Stores,
+    /// How many bytes of state should be in memory at most.
+    pub(super) state_budget: u64,
 }
 
 impl Exchange {
@@ -177,7 +183,7 @@ impl Flow {
                 None
             }
             Role::Window(window) => {
-                window.update(&batch).map_err(|e| WorkerError::window(&node.name, e))?;
+                window.update(&batch, &self.stores).map_err(|e| WorkerError::window(&node.name, e))?;
                 None
             }
             // Behind a union the hashes of an exchange say nothing: each input may have come through another one.
@@ -221,10 +227,11 @@ impl Flow {
 
     /// The event time of a node has changed to `time`.
     pub(super) fn advance(&mut self, index: usize, time: EventTime) -> Result<(), WorkerError> {
-        let node = &mut self.nodes[index];
-        if let Role::Window(window) = &mut node.role {
-            for rows in window.fire(time.watermark_ms).map_err(|e| WorkerError::window(&node.name, e))? {
-                self.emit(index, Element::Batch(Batch::new(rows)))?;
+        while let Role::Window(window) = &mut self.nodes[index].role {
+            match window.fire_next(time.watermark_ms, &self.stores) {
+                Ok(Some(rows)) => self.emit(index, Element::Batch(Batch::new(rows)))?,
+                Ok(None) => break,
+                Err(error) => return Err(WorkerError::window(&self.nodes[index].name, error)),
             }
         }
         self.emit(index, Element::EventTime(time))
@@ -252,7 +259,7 @@ impl Flow {
         let node = &mut self.nodes[index];
         let mut payloads = Vec::new();
         match &mut node.role {
-            Role::Window(window) => changes.append(&mut window.take_changes()),
+            Role::Window(window) => changes.append(&mut window.take_changes(id)),
             Role::Sink(encoder) => encoder.flush(&mut payloads)?,
             Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union => {}
         }
@@ -313,6 +320,49 @@ impl Flow {
         self.nodes.iter().map(changes).sum()
     }
 
+    fn windows(&self) -> impl Iterator<Item = &WindowAggregate> {
+        self.nodes.iter().filter_map(|node| match &node.role {
+            Role::Window(window) => Some(window.as_ref()),
+            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union | Role::Sink(_) => {
+                None
+            }
+        })
+    }
+
+    fn windows_mut(&mut self) -> impl Iterator<Item = &mut WindowAggregate> {
+        self.nodes.iter_mut().filter_map(|node| match &mut node.role {
+            Role::Window(window) => Some(window.as_mut()),
+            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union | Role::Sink(_) => {
+                None
+            }
+        })
+    }
+
+    /// The changes of all commits through `id` are in the stores: makes room if there is more in memory than the budget.
+    pub(super) fn applied(&mut self, id: CommitId) {
+        self.windows_mut().for_each(|window| window.applied(id));
+        let held = self.state_bytes();
+        if held <= self.state_budget {
+            return;
+        }
+        // Making room looks at every entry: so there must be enough of it for a while.
+        let too_much = held - self.state_budget / 4 * 3;
+        for window in self.windows_mut() {
+            let share = u128::from(too_much) * u128::from(window.size().bytes) / u128::from(held.max(1));
+            window.evict(share as u64);
+        }
+    }
+
+    /// True if there is so much in memory that cannot leave before a commit is in the stores that nothing more should be read.
+    pub(super) fn is_full(&self) -> bool {
+        self.state_bytes() > self.state_budget.saturating_add(self.state_budget / 4).saturating_add(LEAST_STATE)
+            && self.windows().any(WindowAggregate::is_behind)
+    }
+
+    fn state_bytes(&self) -> u64 {
+        self.windows().map(|window| window.size().bytes).sum()
+    }
+
     pub(super) fn progress(&self) -> Vec<NodeProgress> {
         let node = |node: &NodeState| {
             let state = match &node.role {
@@ -332,6 +382,9 @@ impl Flow {
                 watermark_ms: node.time.combined().known(),
                 state_entries: state.entries,
                 state_bytes: state.bytes,
+                state_hits: state.hits,
+                state_misses: state.misses,
+                state_evictions: state.evictions,
             }
         };
         self.nodes.iter().map(node).collect()

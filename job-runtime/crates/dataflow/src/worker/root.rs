@@ -211,7 +211,8 @@ impl SourceInput {
             return Ok(moved);
         }
         for index in 0..self.partitions.len() {
-            if flow.is_blocked(reach) || flow.gate.as_ref().is_some_and(|gate| gate.is_closed()) {
+            let waits = flow.gate.as_ref().is_some_and(|gate| gate.is_closed());
+            if flow.is_blocked(reach) || waits || flow.is_full() {
                 return Ok(moved);
             }
             moved |= self.poll(index, node, flow, max_rows, now_ms)?;

@@ -8,11 +8,11 @@ use std::sync::Arc;
 use crate::exchange::{ExchangePorts, Splitter};
 use crate::graph::{Node, NodeId, NodeKind, OperatorUid};
 use crate::key::{KeyEncoder, ShardId};
-use crate::operators::window::{WindowAggregate, WindowError};
+use crate::operators::window::WindowAggregate;
 use crate::shuffle::{OTHER_POD, Outbox, Place, SlotTimes, block};
 use crate::sink::SinkEncoder;
 use crate::source::SourcePartition;
-use crate::state::{STATE_KEY_PREFIX, ShardStore};
+use crate::state::Stores;
 use crate::watermark::{MinOfInputs, SourceWatermarks};
 use crate::worker::commits::Commits;
 use crate::worker::flow::{Alignment, Exchange, Flow, NodeState, Port, Reach, Role};
@@ -44,15 +44,21 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         }
     }
     connect(&graph.nodes, &mut nodes);
-    let gate = config.shuffle.map(|shuffle| shuffle.gate);
-    let mut flow = Flow { worker: config.index, nodes, commits: Commits::new(config.index), gate };
-    restore(&mut flow, &config.stores, &graph.nodes)?;
+    let mut flow = Flow {
+        worker: config.index,
+        nodes,
+        commits: Commits::new(config.index),
+        gate: config.shuffle.map(|shuffle| shuffle.gate),
+        stores: Stores::new(config.shards, config.stores),
+        state_budget: config.state_budget,
+    };
+    restore(&mut flow)?;
     let root = |(id, input): (NodeId, Input)| {
         let node = id.0 as usize;
         Root { node, reach: reach(&flow, node), input }
     };
     let roots = inputs.into_iter().map(root).collect();
-    Ok(Worker { roots, flow, stores: config.stores, max_rows: config.max_rows_per_poll, failed: None })
+    Ok(Worker { roots, flow, max_rows: config.max_rows_per_poll, failed: None })
 }
 
 fn check(config: &WorkerConfig) -> Result<(), WorkerError> {
@@ -264,33 +270,12 @@ fn reach(flow: &Flow, root: usize) -> Reach {
     reach
 }
 
-/// Gives every stored entry to the operator that wrote it. Entries of other uids (positions, tickets, operators that the plan no longer
-/// has) are not the worker's.
-fn restore(flow: &mut Flow, stores: &[Box<dyn ShardStore>], graph: &[Node]) -> Result<(), WorkerError> {
-    let by_uid: BTreeMap<u32, usize> = graph
-        .iter()
-        .filter(|node| matches!(node.kind, NodeKind::WindowAggregate(_)))
-        .map(|node| (node.uid.0, node.id.0 as usize))
-        .collect();
-    if by_uid.is_empty() {
-        return Ok(());
-    }
-    for store in stores {
-        let mut failed: Option<(usize, WindowError)> = None;
-        store.scan(&[], &mut |key, value| {
-            let Some(uid) = key.get(2..STATE_KEY_PREFIX).and_then(|b| b.try_into().ok()).map(u32::from_be_bytes) else {
-                return;
-            };
-            let Some(&node) = by_uid.get(&uid) else { return };
-            if failed.is_none()
-                && let Role::Window(window) = &mut flow.nodes[node].role
-                && let Err(error) = window.restore(key, value)
-            {
-                failed = Some((node, error));
-            }
-        })?;
-        if let Some((node, error)) = failed {
-            return Err(WorkerError::window(&flow.nodes[node].name, error));
+/// Lets every operator with state find out what the stores have for it. Entries of other uids (positions, tickets, operators that the plan no
+/// longer has) are not the worker's.
+fn restore(flow: &mut Flow) -> Result<(), WorkerError> {
+    for node in &mut flow.nodes {
+        if let Role::Window(window) = &mut node.role {
+            window.restore(&flow.stores).map_err(|error| WorkerError::window(&node.name, error))?;
         }
     }
     Ok(())

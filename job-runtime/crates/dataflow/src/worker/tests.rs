@@ -196,6 +196,7 @@ struct Case {
     queue_capacity: usize,
     commit_once_in: usize,
     crash_once_in: usize,
+    state_budget: u64,
 }
 
 fn check(seed: u64, case: &Case) -> Outcome {
@@ -224,6 +225,7 @@ fn check(seed: u64, case: &Case) -> Outcome {
         max_rows: 1 + random.below(50),
         commit_once_in: case.commit_once_in,
         crash_once_in: case.crash_once_in,
+        state_budget: case.state_budget,
     };
     let mut outcome = harness.run(seed).unwrap();
     outcome.letters.sort();
@@ -256,8 +258,9 @@ proptest! {
         queue_capacity in 1usize..5,
         commit_once_in in 1usize..60,
         crash_once_in in prop_oneof![Just(0usize), 150usize..1000],
+        state_budget in prop_oneof![Just(u64::MAX), Just(0u64), 0u64..20_000],
     ) {
-        let case = Case { rows_per_partition, partitions, keys, text_keys, pods: 1, max_workers, queue_capacity, commit_once_in, crash_once_in };
+        let case = Case { rows_per_partition, partitions, keys, text_keys, pods: 1, max_workers, queue_capacity, commit_once_in, crash_once_in, state_budget };
         check(seed, &case);
     }
 
@@ -273,8 +276,9 @@ proptest! {
         queue_capacity in 1usize..5,
         commit_once_in in 1usize..60,
         crash_once_in in prop_oneof![Just(0usize), 150usize..1000],
+        state_budget in prop_oneof![Just(u64::MAX), Just(0u64), 0u64..20_000],
     ) {
-        let case = Case { rows_per_partition, partitions, keys, text_keys, pods, max_workers, queue_capacity, commit_once_in, crash_once_in };
+        let case = Case { rows_per_partition, partitions, keys, text_keys, pods, max_workers, queue_capacity, commit_once_in, crash_once_in, state_budget };
         check(seed, &case);
     }
 }
@@ -291,6 +295,7 @@ fn crashes_really_happen_in_these_tests() {
         queue_capacity: 2,
         commit_once_in: 20,
         crash_once_in: 30,
+        state_budget: u64::MAX,
     };
     let outcome = check(7, &case);
     assert!(outcome.crashes > 2 && outcome.commits > 5, "{} crashes, {} commits", outcome.crashes, outcome.commits);
@@ -301,6 +306,29 @@ fn crashes_really_happen_in_these_tests() {
         "{} crashes, {} messages",
         outcome.crashes,
         outcome.messages
+    );
+}
+
+#[test]
+fn with_no_memory_nearly_every_entry_comes_from_the_stores() {
+    let case = Case {
+        pods: 1,
+        rows_per_partition: 400,
+        partitions: 4,
+        keys: 30,
+        text_keys: true,
+        max_workers: 1,
+        queue_capacity: 2,
+        commit_once_in: 4,
+        crash_once_in: 0,
+        state_budget: 0,
+    };
+    let outcome = check(11, &case);
+    assert!(
+        outcome.misses > 300 && outcome.evictions > 300,
+        "{} misses, {} evictions",
+        outcome.misses,
+        outcome.evictions
     );
 }
 
@@ -327,6 +355,7 @@ fn one_worker(sources: Vec<(NodeId, Box<dyn SourcePartition>)>, growing: Vec<Nod
         growing,
         max_rows_per_poll: 1000,
         shuffle: None,
+        state_budget: u64::MAX,
     })
     .unwrap()
 }

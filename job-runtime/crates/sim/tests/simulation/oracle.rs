@@ -117,9 +117,10 @@ pub(crate) fn replayed(world: &World, shard: ShardId) -> BTreeMap<Vec<u8>, Vec<u
             let value = record.value.as_deref().unwrap_or_default();
             for change in changelog::decode(JOB, shard, value).expect("the changelog is ours").iter() {
                 match change {
-                    Change::Put { key, value } => entries.insert(key.to_vec(), value.to_vec()),
-                    Change::Delete { key } => entries.remove(key),
-                };
+                    Change::Put { key, value } => drop(entries.insert(key.to_vec(), value.to_vec())),
+                    Change::Delete { key } => drop(entries.remove(key)),
+                    Change::DeletePrefix { prefix } => entries.retain(|key, _| !key.starts_with(prefix)),
+                }
             }
         }
         if fetched.next_offset == offset {

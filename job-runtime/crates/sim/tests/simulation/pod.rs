@@ -230,6 +230,7 @@ impl Running {
                 exchange,
                 growing: Vec::new(),
                 max_rows_per_poll: 10,
+                state_budget: u64::MAX,
                 shuffle: None,
             };
             Worker::new(config).expect("what was restored can be read")

@@ -22,7 +22,7 @@ use arrow::array::{
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::datatypes::DataType;
 
-use super::groups::Rows;
+use super::groups::{Rows, keep};
 use super::{WindowError, retyped};
 use crate::columns::{ByteValues, Physical, native_values};
 use crate::graph::{AggregateCall, AggregateFunction};
@@ -235,6 +235,11 @@ impl<T: Clone + Default> Seen<T> {
         self.value.resize(groups, T::default());
     }
 
+    fn keep(&mut self, kept: &[u32]) {
+        keep(&mut self.seen, kept);
+        keep(&mut self.value, kept);
+    }
+
     fn get(&self, group: u32) -> Option<&T> {
         self.seen[group as usize].then(|| &self.value[group as usize])
     }
@@ -282,6 +287,25 @@ impl Accumulator {
                 sum.resize(groups, 0.0);
             }
             Self::ExtremeBytes(value, _) => value.resize(groups),
+        }
+    }
+
+    /// Keeps the groups at `kept`, which is in ascending order, and numbers them anew.
+    pub(super) fn keep(&mut self, kept: &[u32]) {
+        match self {
+            Self::Count(count) => keep(count, kept),
+            Self::SumInt(v) | Self::ExtremeInt(v, _) => v.keep(kept),
+            Self::SumFloat(v) | Self::ExtremeFloat(v, _) => v.keep(kept),
+            Self::SumDecimal(v) | Self::ExtremeDecimal(v, _) => v.keep(kept),
+            Self::AvgExact(count, sum) => {
+                keep(count, kept);
+                keep(sum, kept);
+            }
+            Self::AvgFloat(count, sum) => {
+                keep(count, kept);
+                keep(sum, kept);
+            }
+            Self::ExtremeBytes(v, _) => v.keep(kept),
         }
     }
 

@@ -2,6 +2,8 @@
 //!
 //! Owns the hash table and the keys in memory. No allocation per row: a group's key is copied once, into one arena.
 
+use std::ops::Range;
+
 use hashbrown::HashTable;
 
 use super::WindowError;
@@ -52,6 +54,8 @@ pub(super) struct Groups {
     hashes: Vec<u64>,
     flags: Vec<u8>,
     dirty: Vec<u32>,
+    /// The commit that last wrote each group. May be shorter than the others: groups behind its end were never written.
+    written: Vec<u32>,
     accumulators: Vec<Accumulator>,
     /// Group of each row of the batch at hand; kept to reuse the memory.
     scratch: Vec<u32>,
@@ -76,6 +80,7 @@ impl Groups {
             hashes: Vec::new(),
             flags: Vec::new(),
             dirty: Vec::new(),
+            written: Vec::new(),
             accumulators: calls.iter().map(Accumulator::new).collect(),
             scratch: Vec::new(),
         }
@@ -91,8 +96,10 @@ impl Groups {
             Keys::Fixed { values, .. } => values.len() * 8,
             Keys::Bytes { bytes, ends } => bytes.len() + ends.len() * 8,
         };
-        let fixed = std::mem::size_of::<Slot>() + std::mem::size_of::<u64>() + 1;
-        keys + self.len() * fixed + self.accumulators.iter().map(Accumulator::bytes).sum::<usize>()
+        let fixed = size_of::<u64>() + size_of::<u32>() + 1;
+        let lists = (self.dirty.len() + self.scratch.len()) * size_of::<u32>();
+        let table = self.table.allocation_size();
+        keys + self.len() * fixed + lists + table + self.accumulators.iter().map(Accumulator::bytes).sum::<usize>()
     }
 
     pub(super) fn hash(&self, group: u32) -> u64 {
@@ -113,6 +120,11 @@ impl Groups {
         }
     }
 
+    /// True if there are changes that no barrier has taken.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
     /// All groups in the order of their encoded keys.
     pub(super) fn ordered(&self) -> Vec<u32> {
         let mut order: Vec<u32> = (0..self.len() as u32).collect();
@@ -130,28 +142,35 @@ impl Groups {
         (0..self.len() as u32).filter(|&group| self.flags[group as usize] & STORED != 0)
     }
 
-    /// Groups that changed since the last call; they count as written from now on.
-    pub(super) fn take_dirty(&mut self) -> Vec<u32> {
+    /// Groups that changed since the last call; they count as written by commit `commit` from now on.
+    pub(super) fn take_dirty(&mut self, commit: u32) -> Vec<u32> {
+        self.written.resize(self.hashes.len(), commit);
         for &group in &self.dirty {
             self.flags[group as usize] = STORED;
+            self.written[group as usize] = commit;
         }
         std::mem::take(&mut self.dirty)
     }
 
-    /// Takes rows in: their keys, hashes and arguments.
-    pub(super) fn update(
+    /// Finds the groups of rows for [`Groups::accumulate`], which must be next; returns the groups that were made for it.
+    pub(super) fn find(&mut self, keys: &EncodedKeys, hashes: &[u64], rows: &Rows<'_>) -> Range<u32> {
+        let mut groups = std::mem::take(&mut self.scratch);
+        groups.clear();
+        let before = self.hashes.len() as u32;
+        self.find_into(keys, hashes, rows, &mut groups);
+        self.scratch = groups;
+        before..self.hashes.len() as u32
+    }
+
+    /// Takes in the rows that [`Groups::find`] has found the groups of.
+    pub(super) fn accumulate(
         &mut self,
-        keys: &EncodedKeys,
-        hashes: &[u64],
         rows: &Rows<'_>,
         arguments: &[Argument],
         calls: &[Call],
     ) -> Result<(), WindowError> {
-        let mut groups = std::mem::take(&mut self.scratch);
-        groups.clear();
-        self.find(keys, hashes, rows, &mut groups);
         let (flags, dirty) = (&mut self.flags, &mut self.dirty);
-        for &group in &groups {
+        for &group in &self.scratch {
             let flags = &mut flags[group as usize];
             if *flags & DIRTY == 0 {
                 *flags |= DIRTY;
@@ -161,14 +180,13 @@ impl Groups {
         let count = self.hashes.len();
         for ((accumulator, argument), call) in self.accumulators.iter_mut().zip(arguments).zip(calls) {
             accumulator.resize(count);
-            accumulator.update(argument, rows, &groups, call)?;
+            accumulator.update(argument, rows, &self.scratch, call)?;
         }
-        self.scratch = groups;
         Ok(())
     }
 
     /// Appends the group of each row, making groups for new keys.
-    fn find(&mut self, keys: &EncodedKeys, hashes: &[u64], rows: &Rows<'_>, out: &mut Vec<u32>) {
+    fn find_into(&mut self, keys: &EncodedKeys, hashes: &[u64], rows: &Rows<'_>, out: &mut Vec<u32>) {
         let Self { table, keys: own, hashes: own_hashes, flags, .. } = self;
         match (keys, own) {
             (EncodedKeys::Fixed { values, nulls, .. }, Keys::Fixed { values: own, null, .. }) => {
@@ -195,8 +213,8 @@ impl Groups {
         }
     }
 
-    /// Takes a stored group back.
-    pub(super) fn restore(&mut self, encoded: &[u8], hash: u64, mut value: &[u8]) -> Result<(), WindowError> {
+    /// Takes a stored group back that is not here.
+    pub(super) fn restore(&mut self, encoded: &[u8], hash: u64, value: &[u8]) -> Result<(), WindowError> {
         let group = match &mut self.keys {
             Keys::Fixed { values, null, width } => match (encoded.split_first(), *width) {
                 (Some((0, [])), _) => {
@@ -217,6 +235,11 @@ impl Groups {
                 find_bytes(&mut self.table, bytes, ends, &mut self.hashes, &mut self.flags, encoded, hash)
             }
         };
+        self.load(group, value)
+    }
+
+    /// Sets a group that has seen no row to what is stored of it.
+    pub(super) fn load(&mut self, group: u32, mut value: &[u8]) -> Result<(), WindowError> {
         self.flags[group as usize] = STORED;
         for accumulator in &mut self.accumulators {
             accumulator.resize(self.hashes.len());
@@ -226,6 +249,88 @@ impl Groups {
             0 => Ok(()),
             more => Err(WindowError::damaged(format!("an entry has {more} bytes too many"))),
         }
+    }
+}
+
+impl Groups {
+    /// Calls `visit` with each group that memory can do without, as its last change was written by commit `applied` or before, and with the
+    /// number of commits since then. `now` is the last commit.
+    pub(super) fn clean(&self, now: u32, applied: u32, mut visit: impl FnMut(u32, u32)) {
+        let pending = now.wrapping_sub(applied);
+        for (group, (&flags, &written)) in self.flags.iter().zip(&self.written).enumerate() {
+            // Differences, because the numbers wrap around.
+            let age = now.wrapping_sub(written);
+            if flags == STORED && age >= pending {
+                visit(group as u32, age);
+            }
+        }
+    }
+
+    /// Forgets the groups of `gone`, which is in ascending order and has none that is dirty.
+    pub(super) fn forget(&mut self, gone: &[u32]) {
+        let mut gone = gone.iter().copied().peekable();
+        let kept: Vec<u32> = (0..self.len() as u32).filter(|group| gone.next_if_eq(group).is_none()).collect();
+        self.written.resize(self.hashes.len(), 0);
+        keep(&mut self.hashes, &kept);
+        keep(&mut self.flags, &kept);
+        keep(&mut self.written, &kept);
+        self.accumulators.iter_mut().for_each(|accumulator| accumulator.keep(&kept));
+        match &mut self.keys {
+            Keys::Fixed { values, null, .. } => {
+                keep(values, &kept);
+                *null = null.and_then(|group| kept.binary_search(&group).ok()).map(|place| place as u32);
+            }
+            Keys::Bytes { bytes, ends } => keep_arena(bytes, ends, &kept),
+        }
+        self.dirty.clear();
+        self.dirty.extend((0..kept.len() as u32).filter(|&group| self.flags[group as usize] & DIRTY != 0));
+        self.scratch = Vec::new();
+        self.rebuild();
+    }
+
+    fn rebuild(&mut self) {
+        let Self { table, keys, hashes, .. } = self;
+        table.clear();
+        table.shrink_to(hashes.len(), |_| unreachable!("the table was cleared"));
+        for (group, &hash) in hashes.iter().enumerate() {
+            let group = group as u32;
+            let tag = match keys {
+                Keys::Fixed { null, .. } if *null == Some(group) => continue,
+                Keys::Fixed { values, .. } => values[group as usize],
+                Keys::Bytes { .. } => hash,
+            };
+            table.insert_unique(place(hash), Slot { tag, group }, |slot| place(hashes[slot.group as usize]));
+        }
+    }
+}
+
+/// Keeps the elements at `kept` (ascending) and gives memory back if few are left.
+pub(super) fn keep<T>(values: &mut Vec<T>, kept: &[u32]) {
+    for (to, &from) in kept.iter().enumerate() {
+        values.swap(to, from as usize);
+    }
+    values.truncate(kept.len());
+    if values.len() < values.capacity() / 2 {
+        values.shrink_to_fit();
+    }
+}
+
+fn keep_arena(bytes: &mut Vec<u8>, ends: &mut Vec<usize>, kept: &[u32]) {
+    let mut end = 0;
+    for (to, &from) in kept.iter().enumerate() {
+        let from = from as usize;
+        let start = if from == 0 { 0 } else { ends[from - 1] };
+        let stop = ends[from];
+        bytes.copy_within(start..stop, end);
+        end += stop - start;
+        // Places before `from` are not read any more, and `to` is at most `from`.
+        ends[to] = end;
+    }
+    bytes.truncate(end);
+    ends.truncate(kept.len());
+    if bytes.len() < bytes.capacity() / 2 {
+        bytes.shrink_to_fit();
+        ends.shrink_to_fit();
     }
 }
 

@@ -1,0 +1,133 @@
+//! What of the open windows is in memory: fetching what is not, and making room.
+//!
+//! Owns which groups leave. How much must leave is the worker's decision.
+
+use std::ops::Range;
+
+use super::{Open, VERSION, WindowAggregate, WindowError, write_state_key};
+use crate::graph::OperatorUid;
+use crate::key::group_of;
+use crate::state::Stores;
+use crate::worker::CommitId;
+
+/// Classes of age: the number of binary digits of the number of commits since a group was last written.
+const AGES: usize = 33;
+
+impl Open {
+    /// Looks up those groups of `new` that a store may have; returns how many were looked up.
+    pub(super) fn fetch(
+        &mut self,
+        new: Range<u32>,
+        uid: OperatorUid,
+        end: i64,
+        stores: &Stores,
+    ) -> Result<u64, WindowError> {
+        let (mut keys, mut ends) = (Vec::new(), Vec::new());
+        let mut key = Vec::new();
+        for group in new {
+            let key_group = group_of(self.groups.hash(group));
+            if self.spilled.contains(key_group) {
+                write_state_key(&mut key, key_group, uid, end);
+                self.groups.write_key(group, &mut key);
+                keys.extend_from_slice(&key);
+                ends.push((keys.len(), group));
+            }
+        }
+        let starts = std::iter::once(0).chain(ends.iter().map(|(end, _)| *end));
+        let mut wanted: Vec<(&[u8], u32)> =
+            starts.zip(&ends).map(|(at, &(end, group))| (&keys[at..end], group)).collect();
+        wanted.sort_unstable();
+        let keys: Vec<&[u8]> = wanted.iter().map(|(key, _)| *key).collect();
+        stores.multi_get(&keys, |place, value| self.groups.load(wanted[place].1, checked(value)?))?;
+        Ok(keys.len() as u64)
+    }
+}
+
+/// A stored value without its version.
+pub(super) fn checked(value: &[u8]) -> Result<&[u8], WindowError> {
+    match value.split_first() {
+        Some((&VERSION, value)) => Ok(value),
+        Some((&version, _)) => Err(WindowError::Version(version)),
+        None => Err(WindowError::damaged("an entry is cut short")),
+    }
+}
+
+impl WindowAggregate {
+    /// The changes of all commits through `commit` are in the stores.
+    pub fn applied(&mut self, commit: CommitId) {
+        self.applied = commit.0 as u32;
+    }
+
+    /// True if the stores do not have all changes yet.
+    pub fn is_behind(&self) -> bool {
+        self.taken != self.applied || self.open.values().any(|open| open.groups.is_dirty())
+    }
+
+    /// Takes groups out of memory, the least recently written first, until about `bytes` are free or none is left that the stores have.
+    pub fn evict(&mut self, bytes: u64) {
+        let mut sizes = [0u64; AGES];
+        for open in self.open.values() {
+            let each = size_of_each(open);
+            open.groups.clean(self.taken, self.applied, |_, age| sizes[class(age)] += each);
+        }
+        let Some((last, mut part)) = cut(&sizes, bytes) else { return };
+        for open in self.open.values_mut() {
+            let each = size_of_each(open);
+            let mut gone = Vec::new();
+            open.groups.clean(self.taken, self.applied, |group, age| {
+                let class = class(age);
+                if class > last || (class == last && part > 0) {
+                    part -= if class == last { part.min(each) } else { 0 };
+                    gone.push(group);
+                }
+            });
+            if gone.is_empty() {
+                continue;
+            }
+            let before = open.groups.bytes();
+            gone.iter().for_each(|&group| open.spilled.insert(group_of(open.groups.hash(group))));
+            open.groups.forget(&gone);
+            self.bytes = self.bytes + open.groups.bytes() - before;
+            self.evictions += gone.len() as u64;
+        }
+    }
+}
+
+fn class(age: u32) -> usize {
+    (u32::BITS - age.leading_zeros()) as usize
+}
+
+fn size_of_each(open: &Open) -> u64 {
+    (open.groups.bytes() / open.groups.len().max(1)).max(1) as u64
+}
+
+/// The youngest class of age that has to leave so that `bytes` are free, and how many bytes of it. `None` if nothing can leave.
+fn cut(sizes: &[u64; AGES], bytes: u64) -> Option<(usize, u64)> {
+    let mut free = 0;
+    let mut last = None;
+    for (class, &size) in sizes.iter().enumerate().rev().filter(|(_, size)| **size > 0) {
+        if free >= bytes {
+            break;
+        }
+        last = Some((class, size.min(bytes - free)));
+        free += size;
+    }
+    last
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_leave_first_and_no_more_than_is_needed() {
+        let mut sizes = [0; AGES];
+        (sizes[1], sizes[3], sizes[9]) = (10, 20, 5);
+        assert_eq!(cut(&sizes, 3), Some((9, 3)));
+        assert_eq!(cut(&sizes, 5), Some((9, 5)));
+        assert_eq!(cut(&sizes, 12), Some((3, 7)));
+        assert_eq!(cut(&sizes, 100), Some((1, 10)));
+        assert_eq!(cut(&[0; AGES], 100), None);
+        assert_eq!((class(0), class(1), class(2), class(u32::MAX)), (0, 1, 2, 32));
+    }
+}
