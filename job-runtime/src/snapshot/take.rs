@@ -23,6 +23,11 @@ use crate::state::rocks::{FlushHandle, RocksDatabases};
 /// Files up to this size lie in the shard's manifest: they are many, and an object each would cost more than their bytes.
 const INLINE: u64 = 16 << 10;
 
+/// Files in manifests, by shard and name.
+type Files = HashMap<(ShardId, String), FileEntry>;
+/// Per shard, the last commit that a snapshot has of it.
+type Offsets = BTreeMap<ShardId, Option<LogOffset>>;
+
 /// What a snapshot is of.
 #[derive(Clone, Debug)]
 pub struct JobOf {
@@ -61,7 +66,7 @@ pub struct Taker {
 struct Base {
     number: u64,
     entries: BTreeMap<ShardId, ShardEntry>,
-    files: HashMap<(ShardId, String), FileEntry>,
+    files: Files,
 }
 
 /// A snapshot that was taken.
@@ -183,12 +188,7 @@ impl Taker {
         Ok((manifest, shards))
     }
 
-    fn take_into(
-        &mut self,
-        base: &Base,
-        number: u64,
-        copies: &Path,
-    ) -> Result<(Taken, HashMap<(ShardId, String), FileEntry>), SnapshotError> {
+    fn take_into(&mut self, base: &Base, number: u64, copies: &Path) -> Result<(Taken, Files), SnapshotError> {
         let begin = Instant::now();
         let created_ms = now_ms();
         let hold = self.log.as_ref().map(LogHandle::hold);
@@ -219,11 +219,7 @@ impl Taker {
     }
 
     /// Copies the shards that have changed. Returns their files, and for every shard the commit that the snapshot has it at.
-    fn copy(
-        &self,
-        base: &Base,
-        copies: &Path,
-    ) -> Result<(Vec<CopiedFile>, BTreeMap<ShardId, Option<LogOffset>>), SnapshotError> {
+    fn copy(&self, base: &Base, copies: &Path) -> Result<(Vec<CopiedFile>, Offsets), SnapshotError> {
         fs::create_dir_all(copies).map_err(io("create", copies))?;
         let (mut files, mut offsets) = (Vec::new(), BTreeMap::new());
         for handle in &self.shards {
@@ -270,11 +266,7 @@ impl Taker {
     }
 
     /// The manifests of the shards that were copied.
-    fn manifests(
-        &self,
-        offsets: &BTreeMap<ShardId, Option<LogOffset>>,
-        stored: &[Stored],
-    ) -> BTreeMap<ShardId, ShardManifest> {
+    fn manifests(&self, offsets: &Offsets, stored: &[Stored]) -> BTreeMap<ShardId, ShardManifest> {
         let manifest = |shard: ShardId, offset: Option<LogOffset>| ShardManifest {
             job_uid: self.job.uid.clone(),
             shard,

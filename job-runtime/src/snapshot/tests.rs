@@ -148,6 +148,30 @@ fn a_second_process_of_the_job_cannot_write_the_same_checkpoint() {
 }
 
 #[test]
+fn each_pod_has_its_own_checkpoints_and_a_shard_is_found_in_whichever_has_it() {
+    let mut rig = Rig::new(Kind::Kafka);
+    let (mut one, mut two) = (rig.taker_of(0, 0..2), rig.taker_of(1, 2..3));
+    rig.commits(6);
+    one.take().unwrap().unwrap();
+    two.take().unwrap().unwrap();
+    rig.commits(6);
+    one.take().unwrap().unwrap();
+    // The second pod is gone; the third has one of the first's shards and the second's.
+    let mut three = rig.taker_of(2, 1..3);
+    rig.commits(6);
+    three.take().unwrap().unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    let kept = Keeper::new(Retention { count: 1, age_ms: u64::MAX }, Duration::ZERO).run(rig.store.as_ref(), rig::UID);
+    assert_eq!(kept.unwrap().checkpoints, 3, "the newest of each pod");
+    rig.check_all_restorable();
+    // They keep the databases open.
+    drop((one, two, three));
+    let restored = rig.lose_and_restart();
+    assert_eq!(restored.shards.len(), usize::from(rig::SHARDS));
+    rig.check_state(18);
+}
+
+#[test]
 fn an_older_copy_of_the_directory_is_refused() {
     let mut rig = Rig::new(Kind::Local);
     rig.commits(10);

@@ -217,11 +217,11 @@ impl SnapshotWork {
                 return self.stats.failed(error.to_string());
             }
         }
-        if let Err(error) = self.clean() {
-            if !stop.is_cancelled() {
-                tracing::warn!(%error, "old snapshots were not removed");
-                self.stats.failed(error);
-            }
+        if let Err(error) = self.clean()
+            && !stop.is_cancelled()
+        {
+            tracing::warn!(%error, "old snapshots were not removed");
+            self.stats.failed(error);
         }
     }
 

@@ -216,7 +216,8 @@ impl Rig {
         for _ in 0..count {
             let number = self.end() + 1;
             // Two shards of three, in turn: a shard's own offset and the commit's number differ.
-            let shards: Vec<u16> = (0..SHARDS).filter(|shard| (number + u64::from(*shard)) % 3 != 0).collect();
+            let shards: Vec<u16> =
+                (0..SHARDS).filter(|shard| !(number + u64::from(*shard)).is_multiple_of(3)).collect();
             self.commit(&shards);
         }
     }
@@ -270,11 +271,18 @@ impl Rig {
     }
 
     pub(super) fn another_taker(&self) -> Taker {
+        self.taker_of(0, 0..SHARDS)
+    }
+
+    /// What takes snapshots of a pod that has these shards.
+    pub(super) fn taker_of(&self, pod: u16, shards: std::ops::Range<u16>) -> Taker {
         let running = self.running.as_ref().expect("the pod runs");
-        let handles = running.stores.iter().map(RocksShardStore::flush_handle).collect();
+        let own = running.stores.iter().filter(|store| shards.contains(&store.shard().0));
+        let handles = own.map(RocksShardStore::flush_handle).collect();
         let taker = &running.taker;
-        let copies = self.state_dir().join("other-copies");
-        Taker::new(self.store.clone(), job(), handles, Arc::clone(&taker.databases), taker.log.clone(), copies)
+        let copies = self.state_dir().join(format!("other-copies-{pod}"));
+        let job = JobOf { pod, ..job() };
+        Taker::new(self.store.clone(), job, handles, Arc::clone(&taker.databases), taker.log.clone(), copies)
     }
 
     /// From the call with this number on, counted from now, the store fails.

@@ -10,7 +10,7 @@ use dataflow::key::ShardId;
 use dataflow::state::LogOffset;
 
 use super::key::ObjectId;
-use super::manifest::{CheckpointManifest, LogPart};
+use super::manifest::{CheckpointManifest, LogPart, ShardEntry};
 
 /// How many checkpoints a job keeps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,32 +23,30 @@ pub struct Retention {
 
 /// The checkpoints that retention removes, oldest first. Savepoints are not given and never removed.
 pub fn expired(checkpoints: &[CheckpointManifest], retention: Retention, now_ms: u64) -> Vec<ObjectId> {
-    let mut sorted: Vec<&CheckpointManifest> = checkpoints.iter().collect();
-    sorted.sort_by_key(|checkpoint| (checkpoint.created_ms, checkpoint.number));
-    let mut of_pod: BTreeMap<u16, u32> = BTreeMap::new();
-    let mut held: BTreeSet<ShardId> = BTreeSet::new();
-    let mut out = Vec::new();
-    for checkpoint in newest_first(&sorted) {
-        let seen = of_pod.entry(checkpoint.pod).or_default();
-        let newest = *seen == 0;
-        *seen += 1;
-        // Every entry is looked at: `insert` notes the shards that are held from here on.
-        let only = checkpoint.entries.iter().fold(false, |any, entry| held.insert(entry.shard) | any);
-        let too_many = *seen > retention.count.max(1);
-        let too_old = now_ms.saturating_sub(checkpoint.created_ms) > retention.age_ms;
-        if !newest && !only && (too_many || too_old) {
-            out.push(checkpoint.id());
+    let mut newest: BTreeMap<ShardId, (Option<LogOffset>, u64, u16)> = BTreeMap::new();
+    for checkpoint in checkpoints {
+        for entry in &checkpoint.entries {
+            // The place in the log says which is newer: numbers of two pods do not compare, and clocks go back.
+            let this = (entry.offset, checkpoint.number, checkpoint.pod);
+            let newest = newest.entry(entry.shard).or_insert(this);
+            *newest = this.max(*newest);
         }
     }
-    out.reverse();
-    out
-}
-
-/// By number, not by clock: a clock may go back.
-fn newest_first<'a>(checkpoints: &[&'a CheckpointManifest]) -> Vec<&'a CheckpointManifest> {
-    let mut sorted = checkpoints.to_vec();
-    sorted.sort_by_key(|checkpoint| std::cmp::Reverse((checkpoint.number, checkpoint.pod)));
-    sorted
+    let behind = |one: &CheckpointManifest| {
+        checkpoints.iter().filter(|other| other.pod == one.pod && other.number > one.number).count() as u64
+    };
+    let mut out: Vec<&CheckpointManifest> = checkpoints
+        .iter()
+        .filter(|one| {
+            let newer = behind(one);
+            let holds = |entry: &ShardEntry| newest[&entry.shard] == (entry.offset, one.number, one.pod);
+            let too_many = newer >= u64::from(retention.count.max(1));
+            let too_old = now_ms.saturating_sub(one.created_ms) > retention.age_ms;
+            newer > 0 && !one.entries.iter().any(holds) && (too_many || too_old)
+        })
+        .collect();
+    out.sort_by_key(|one| (one.created_ms, one.number));
+    out.into_iter().map(CheckpointManifest::id).collect()
 }
 
 /// The objects that a manifest names itself; the files are named by the shard manifests among them.
@@ -101,7 +99,7 @@ pub fn trimmable(kept: &[CheckpointManifest]) -> BTreeMap<ShardId, LogOffset> {
 mod tests {
     use super::*;
     use crate::snapshot::key::PartId;
-    use crate::snapshot::manifest::{CheckpointKind, ShardEntry};
+    use crate::snapshot::manifest::CheckpointKind;
     use proptest::prelude::*;
 
     fn part(number: u64, count: u32) -> PartId {
