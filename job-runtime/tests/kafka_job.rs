@@ -385,7 +385,8 @@ fn dead_letters_in_a_topic_are_in_the_transaction_of_the_rows() {
     let (mut rows, mut dead) = (Reader::new(&output, 1), Reader::new(&letters, 1));
     let bad = (0..NUMBERS).filter(|number| is_bad(*number)).count();
     sift(&workshop, &input, 12, || {
-        (take(&mut rows), take(&mut dead));
+        take(&mut rows);
+        take(&mut dead);
         rows.values.len() >= NUMBERS - bad && dead.values.len() >= bad
     });
     assert!(!rows.poll(Duration::from_secs(1)) && !dead.poll(Duration::from_secs(1)));
