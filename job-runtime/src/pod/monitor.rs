@@ -184,7 +184,10 @@ impl Monitor {
             SizeHint::Rows(rows) => Some(rows),
             SizeHint::Bytes(_) => None,
         };
-        self.sources().iter().filter_map(lag).reduce(|a, b| a + b)
+        let sources = self.sources();
+        // A pod that has no partition lags behind nothing.
+        let none = (sources.is_empty() && self.running()).then_some(0);
+        sources.iter().filter_map(lag).reduce(|a, b| a + b).or(none)
     }
 
     /// How far all partitions are together, in the unit of `total`.

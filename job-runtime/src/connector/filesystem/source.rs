@@ -156,7 +156,8 @@ impl SourceFactory for FileSourceFactory {
         let (offset, lines) = header.unwrap_or((0, 0));
         let from = match start {
             Start::First | Start::Added => {
-                FilePosition { offset, line: lines + 1, check: Prefix { len: 0, crc: 0 }, identity }
+                let check = Prefix { len: 0, crc: 0 };
+                FilePosition { offset, line: lines + 1, check, identity, ended: false }
             }
             Start::At(position) => {
                 let at = self.stored(id, &position)?;
@@ -201,9 +202,8 @@ impl SourceFactory for FileSourceFactory {
         let at = self.stored(id, position)?;
         let file = self.file(id);
         match std::fs::metadata(&file) {
-            // A compressed file does not tell how far it was read: it is opened to see.
-            Ok(metadata) => Ok(Identity::of(&metadata) == at.identity && at.offset == at.identity.size),
-            Err(_) if at.offset >= at.identity.size => Ok(true),
+            Ok(metadata) => Ok(at.ended && Identity::of(&metadata) == at.identity),
+            Err(_) if at.ended => Ok(true),
             Err(error) => {
                 let advice = "it was not read to its end: put it back, or start over with --fresh";
                 Err(self.fail(&options::PATH, format!("{}; {advice}", explain("read", &file, &error))))
@@ -346,12 +346,13 @@ impl SourcePartition for FilePartition {
                 None => match self.reader.next() {
                     Next::Chunk(chunk) => {
                         self.position.check = chunk.check;
+                        self.position.ended = false;
                         self.position.identity = chunk.identity;
                         Current { chunk, next: 0 }
                     }
                     Next::Failed(message) => return Err(self.error(self.position.line, message)),
                     Next::End => {
-                        self.ended = true;
+                        (self.ended, self.position.ended) = (true, true);
                         break;
                     }
                     Next::Nothing => break,

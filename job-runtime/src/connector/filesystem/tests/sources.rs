@@ -277,6 +277,17 @@ fn a_watched_directory_is_listed_anew_and_each_file_has_an_end() {
     assert!(factory.is_done(&one("a.csv"), &end).unwrap());
     let error = factory.is_done(&one("a.csv"), &at).unwrap_err().to_string();
     assert!(error.contains("was not read to its end"), "{error}");
+    // The same of a compressed one, whose length says nothing of how far it was read.
+    let text: String = (0..500).map(|i| format!("{i},{}\n", "x".repeat(100))).collect();
+    std::fs::write(dir.path().join("d.csv.gz"), gzip(format!("a,b\n{text}").as_bytes())).unwrap();
+    let mut partition = open(factory.as_ref(), &one("d.csv.gz"), None).unwrap();
+    poll(partition.as_mut(), 400).unwrap();
+    let at = partition.position();
+    drain(partition.as_mut(), 400).unwrap();
+    let end = partition.position();
+    assert!(factory.is_done(&one("d.csv.gz"), &end).unwrap() && !factory.is_done(&one("d.csv.gz"), &at).unwrap());
+    std::fs::remove_file(dir.path().join("d.csv.gz")).unwrap();
+    assert!(factory.is_done(&one("d.csv.gz"), &end).unwrap() && factory.is_done(&one("d.csv.gz"), &at).is_err());
 }
 
 #[test]
