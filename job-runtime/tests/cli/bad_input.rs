@@ -182,7 +182,9 @@ fn disk_full() {
     let workshop = spoilt("'path' = 'large.jsonl'", "'path' = 'small/large.jsonl'");
     let job = workshop
         .read("job.yaml")
-        .replace("name: orders\n", "name: orders\n  uid: 5d41402a-bc4b-4a76-b971-9d911017c592\n");
+        .replace("name: orders\n", "name: orders\n  uid: 5d41402a-bc4b-4a76-b971-9d911017c592\n")
+        // However slow the machine is, the disk is full before the first commit gives the file its name.
+        .replace("spec:\n", "spec:\n  commitInterval: 30s\n");
     workshop.write("job.yaml", &job);
     let rows: String = (0..100_000).map(|id| format!("{id},150,2024-03-01 10:00:00\n")).collect();
     workshop.write("orders.csv", &rows);
