@@ -78,7 +78,7 @@ impl ShuffleClient {
             ("isolation.level", "read_committed"),
             ("queued.max.messages.kbytes", prefetch.as_str()),
             ("fetch.queue.backoff.ms", "5"),
-            // A fetch that waits holds back a partition that has got something on another broker's connection only.
+            // Short: a partition that could not join a fetch, because its queue was full, joins the next one soon.
             ("fetch.wait.max.ms", "20"),
             ("auto.offset.reset", "error"),
             ("enable.auto.offset.store", "false"),

@@ -16,12 +16,14 @@ pub struct Batch {
     pub rows: RecordBatch,
     /// `xxh3_64` of each row's encoded key, by the keys of the exchange that the batch came through last.
     pub hashes: Option<Arc<[u64]>>,
+    /// True if these are partial aggregates for the window behind an exchange, made on another pod.
+    pub partial: bool,
 }
 
 impl Batch {
     /// A batch without hashes.
     pub fn new(rows: RecordBatch) -> Self {
-        Self { rows, hashes: None }
+        Self { rows, hashes: None, partial: false }
     }
 }
 

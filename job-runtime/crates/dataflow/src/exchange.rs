@@ -18,6 +18,7 @@ use arrow::error::ArrowError;
 use crate::batch::{Batch, Element};
 use crate::graph::{JobGraph, NodeId, NodeKind};
 use crate::key::{KEY_GROUPS, KeyGroup, ShardId, Shards, group_of};
+use crate::operators::window::WindowError;
 use crate::shuffle::OTHER_POD;
 use crate::worker::Wake;
 
@@ -243,12 +244,15 @@ impl Splitter {
         }
         let own = &self.rows[..self.workers];
         if let Some(worker) = own.iter().position(|rows| rows.len() == hashes.len()) {
-            return Ok(give(worker, Batch { rows: batch.rows.clone(), hashes: Some(Arc::clone(hashes)) })?);
+            return Ok(give(
+                worker,
+                Batch { rows: batch.rows.clone(), hashes: Some(Arc::clone(hashes)), partial: false },
+            )?);
         }
         for (worker, rows) in own.iter().enumerate().filter(|(_, rows)| !rows.is_empty()) {
             let part_hashes = rows.iter().map(|&row| hashes[row as usize]).collect();
             let part = take_record_batch(&batch.rows, &UInt32Array::from(rows.clone()))?;
-            give(worker, Batch { rows: part, hashes: Some(part_hashes) })?;
+            give(worker, Batch { rows: part, hashes: Some(part_hashes), partial: false })?;
         }
         Ok(())
     }
@@ -265,6 +269,13 @@ impl Splitter {
 pub(crate) enum SplitError {
     Peer(PeerGone),
     Arrow(ArrowError),
+    Window(WindowError),
+}
+
+impl From<WindowError> for SplitError {
+    fn from(error: WindowError) -> Self {
+        Self::Window(error)
+    }
 }
 
 impl From<PeerGone> for SplitError {

@@ -5,7 +5,8 @@
 //!
 //! # The way of a row
 //! 1. An exchange hashes the keys. Rows of the pod's own shards go to their worker in memory, as with one pod.
-//! 2. Rows of other shards are gathered per shard ([`block`]). At the barrier each worker hands its blocks over with its commit, together with
+//! 2. Rows of other shards are gathered per shard ([`block`]); before a window they are aggregated first, one row per key and window, if that
+//!    makes them fewer. At the barrier each worker hands its blocks over with its commit, together with
 //!    its event time.
 //! 3. The pod makes one message of all workers' blocks per exchange and shard ([`message`]), with the least event time of its workers. Only
 //!    what grows beyond [`block::BLOCK_BYTES`] within an interval goes earlier.
@@ -41,7 +42,7 @@ use crate::watermark::EventTime;
 use crate::worker::Wake;
 
 pub use block::{BlockError, UnsupportedColumn};
-pub use message::MessageError;
+pub use message::{BlockKind, MessageError};
 pub(crate) use outbox::Outbox;
 pub(crate) use slots::SlotTimes;
 pub use slots::{Place, PlaceError};
@@ -98,6 +99,8 @@ pub struct ShuffleBlock {
     pub exchange: NodeId,
     /// Where it goes.
     pub shard: ShardId,
+    /// What it holds.
+    pub kind: BlockKind,
     /// The rows, in the layout of [`block`].
     pub bytes: Vec<u8>,
 }

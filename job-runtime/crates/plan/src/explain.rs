@@ -119,12 +119,22 @@ fn operator(job: &PlannedJob, node: &Node, out: &mut String) {
                 "pods",
                 "with one pod: in memory; with several: rows of other pods' keys go through a Kafka topic",
             );
+            if feeds_one_window(job, node) {
+                entry(out, "", "aggregated before that, per key and window and commit");
+            }
             entry(out, "columns", &columns(&node.schema));
         }
         NodeKind::WindowAggregate(window) => window_lines(job, node, window, out),
         NodeKind::Union => entry(out, "watermark", "the least of its inputs"),
         NodeKind::Sink(_) => entry(out, "columns", &columns(&node.schema)),
     }
+}
+
+/// True if a window aggregate is all that reads an exchange: all its functions can be combined.
+fn feeds_one_window(job: &PlannedJob, exchange: &Node) -> bool {
+    let mut readers = job.graph.nodes.iter().filter(|node| node.inputs.contains(&exchange.id));
+    let window = readers.next().is_some_and(|node| matches!(node.kind, NodeKind::WindowAggregate(_)));
+    window && readers.next().is_none()
 }
 
 fn title(node: &Node) -> String {

@@ -49,6 +49,11 @@ impl KeyDecoder {
         Ok(Self { columns: keys.iter().map(column).collect::<Result<_, _>>()? })
     }
 
+    /// Number of key columns.
+    pub fn width(&self) -> usize {
+        self.columns.len()
+    }
+
     /// The key columns of `keys`, one row per key.
     ///
     /// # Errors

@@ -26,6 +26,7 @@ mod assign;
 mod emit;
 mod groups;
 mod memory;
+pub(crate) mod partial;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -38,16 +39,16 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use crate::batch::Batch;
-use crate::columns::native_values;
 use crate::graph::{Node, OperatorUid, WindowAggregateNode, WindowKind};
 use crate::key::{KeyDecoder, KeyEncoder, KeyGroup, KeyGroupSet, ShardId, Shards, UnsupportedKey, group_of};
 use crate::state::{ChangeBatch, StateError, Stores, state_key_prefix};
 use crate::watermark::NO_WATERMARK;
 use crate::worker::CommitId;
-use accumulator::{Argument, Call};
+use accumulator::Call;
 use assign::{WindowRows, split_by_window};
 use emit::Firing;
 use groups::Groups;
+use partial::Input;
 
 /// Version of a group's value.
 const VERSION: u8 = 1;
@@ -144,6 +145,8 @@ pub struct WindowAggregate {
     rowtime: usize,
     rowtime_name: String,
     encoder: KeyEncoder,
+    /// Of the keys of partial aggregates, which come first there.
+    partial_encoder: KeyEncoder,
     decoder: KeyDecoder,
     /// True if batches come with the hashes of our keys.
     hashed: bool,
@@ -221,6 +224,7 @@ impl WindowAggregate {
             rowtime: spec.rowtime,
             rowtime_name: input.field(spec.rowtime).name().clone(),
             encoder: KeyEncoder::new(input, &spec.keys)?,
+            partial_encoder: partial::key_encoder(spec, input)?,
             decoder: KeyDecoder::new(input, &spec.keys)?,
             hashed,
             calls: spec.aggregates.iter().enumerate().map(call).collect::<Result<_, _>>()?,
@@ -264,17 +268,11 @@ impl WindowAggregate {
         if rows.num_rows() == 0 {
             return Ok(());
         }
-        let times = rows.column(self.rowtime);
-        if times.null_count() > 0 {
-            return Err(WindowError::NullRowtime { column: self.rowtime_name.clone() });
-        }
-        let times = native_values::<i64>(times.as_ref());
-        let keys = self.encoder.encode(rows);
+        let Input { times, keys, arguments } = self.input(batch)?;
         let hashes = match &batch.hashes {
             Some(hashes) if self.hashed => Arc::clone(hashes),
             _ => keys.hashes(),
         };
-        let arguments = self.calls.iter().map(|call| call.argument(rows)).collect::<Vec<Argument>>();
         for (end, rows) in split_by_window(self.window, &times) {
             // A row is late if its window's last moment is not after the watermark, or its shard emitted the window before a restart.
             if end <= self.watermark_ms.saturating_add(1) {

@@ -4,10 +4,11 @@
 //!
 //! # Record value, version 1 (all integers little-endian)
 //! `version u8 = 1 | job u64 | assignment u64 | slot u16 | exchange uid u32 | shard u16 | commit u64 | idle u8 | watermark i64 | blocks u32 |
-//! per block: length u32, block | crc32 u32 of all before`
+//! per block: kind u8, length u32, block | crc32 u32 of all before`
 //!
 //! The job is the hash of its uid, the slot the ordinal of the sending pod. The event time holds after the message's rows; a watermark of
-//! `i64::MIN` says nothing, of `i64::MAX` the end of the sender's input. A message without blocks is a heartbeat.
+//! `i64::MIN` says nothing, of `i64::MAX` the end of the sender's input. A message without blocks is a heartbeat. Kinds of blocks: 1 rows of the
+//! exchange, 2 partial aggregates of the window behind it.
 
 use crate::graph::OperatorUid;
 use crate::key::ShardId;
@@ -18,9 +19,18 @@ const HEADER: usize = 1 + 8 + 8 + 2 + 4 + 2 + 8 + 1 + 8 + 4;
 /// Bytes of a message besides its blocks' own.
 pub(super) const FIXED: usize = HEADER + 4;
 /// Bytes of a block besides its own.
-pub(super) const PER_BLOCK: usize = 4;
+pub(super) const PER_BLOCK: usize = 5;
 /// A message is not given a further block beyond this size: below the broker's limit of a megabyte.
 pub const MESSAGE_BYTES: usize = 800 << 10;
+
+/// What a block holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BlockKind {
+    /// Rows of the exchange.
+    Rows = 1,
+    /// Partial aggregates of the window behind it.
+    Partial = 2,
+}
 
 /// Which stream of messages one is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +55,7 @@ pub struct Message<'a> {
     /// The sender's event time behind these rows.
     pub time: EventTime,
     /// Rows.
-    pub blocks: Vec<&'a [u8]>,
+    pub blocks: Vec<(BlockKind, &'a [u8])>,
 }
 
 /// A message cannot be read.
@@ -65,7 +75,7 @@ pub enum MessageError {
 impl Message<'_> {
     /// Encodes for a route.
     pub fn encode(&self, route: Route) -> Vec<u8> {
-        let blocks: usize = self.blocks.iter().map(|block| PER_BLOCK + block.len()).sum();
+        let blocks: usize = self.blocks.iter().map(|(_, block)| PER_BLOCK + block.len()).sum();
         let mut out = Vec::with_capacity(FIXED + blocks);
         out.push(VERSION);
         out.extend_from_slice(&route.job.to_le_bytes());
@@ -77,7 +87,8 @@ impl Message<'_> {
         out.push(u8::from(self.time.idle));
         out.extend_from_slice(&self.time.watermark_ms.to_le_bytes());
         out.extend_from_slice(&(self.blocks.len() as u32).to_le_bytes());
-        for block in &self.blocks {
+        for (kind, block) in &self.blocks {
+            out.push(*kind as u8);
             out.extend_from_slice(&(block.len() as u32).to_le_bytes());
             out.extend_from_slice(block);
         }
@@ -114,9 +125,14 @@ pub fn decode(route: Route, value: &[u8]) -> Result<Message<'_>, MessageError> {
     let count = u32::from_le_bytes(take(rest)?);
     let mut blocks = Vec::new();
     for _ in 0..count {
+        let kind = match take(rest)? {
+            [1] => BlockKind::Rows,
+            [2] => BlockKind::Partial,
+            [_] => return Err(MessageError::Damaged),
+        };
         let length = u32::from_le_bytes(take(rest)?) as usize;
         let (block, tail) = rest.split_at_checked(length).ok_or(MessageError::Damaged)?;
-        blocks.push(block);
+        blocks.push((kind, block));
         *rest = tail;
     }
     if idle > 1 || !rest.is_empty() {
@@ -143,9 +159,10 @@ mod tests {
         fn any_message_comes_back(
             (assignment, slot, commit) in any::<(u64, u16, u64)>(),
             (watermark_ms, idle) in any::<(i64, bool)>(),
-            blocks in any::<Vec<Vec<u8>>>(),
+            blocks in any::<Vec<(bool, Vec<u8>)>>(),
         ) {
-            let blocks = blocks.iter().map(Vec::as_slice).collect();
+            let kind = |partial| if partial { BlockKind::Partial } else { BlockKind::Rows };
+            let blocks = blocks.iter().map(|(partial, bytes)| (kind(*partial), bytes.as_slice())).collect();
             let message = Message { assignment, slot, commit, time: EventTime { watermark_ms, idle }, blocks };
             let bytes = message.encode(ROUTE);
             prop_assert_eq!(decode(ROUTE, &bytes), Ok(message));
@@ -155,11 +172,11 @@ mod tests {
     #[test]
     fn the_layout_is_pinned() {
         let time = EventTime { watermark_ms: 1_000, idle: true };
-        let message = Message { assignment: 3, slot: 2, commit: 9, time, blocks: vec![&[7, 8]] };
+        let message = Message { assignment: 3, slot: 2, commit: 9, time, blocks: vec![(BlockKind::Partial, &[7, 8])] };
         let bytes = message.encode(ROUTE);
         let expected = [
             1, 8, 7, 6, 5, 4, 3, 2, 1, 3, 0, 0, 0, 0, 0, 0, 0, 2, 0, 77, 0, 0, 0, 5, 0, 9, 0, 0, 0, 0, 0, 0, 0, 1, 232,
-            3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 0, 0, 0, 7, 8,
+            3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 2, 2, 0, 0, 0, 7, 8,
         ];
         assert_eq!(bytes[..bytes.len() - 4], expected);
         assert_eq!(bytes.len(), FIXED + PER_BLOCK + 2);
@@ -167,7 +184,13 @@ mod tests {
 
     #[test]
     fn foreign_newer_and_damaged_messages_are_told_apart() {
-        let message = Message { assignment: 1, slot: 0, commit: 1, time: EventTime::START, blocks: vec![b"rows"] };
+        let message = Message {
+            assignment: 1,
+            slot: 0,
+            commit: 1,
+            time: EventTime::START,
+            blocks: vec![(BlockKind::Rows, b"rows")],
+        };
         let bytes = message.encode(ROUTE);
         for other in [
             Route { job: 1, ..ROUTE },

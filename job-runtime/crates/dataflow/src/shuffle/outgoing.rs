@@ -7,7 +7,7 @@
 //! period after what it was told last; the period grows with the number of exchanges and shards, so that a pod sends at most
 //! [`MARKERS_PER_SECOND`]. The end of the input is told at once.
 
-use super::message::{FIXED, MESSAGE_BYTES, Message, PER_BLOCK, Route};
+use super::message::{BlockKind, FIXED, MESSAGE_BYTES, Message, PER_BLOCK, Route};
 use super::{PodView, ShuffleBlock, ShuffleMessage, ShuffleShare};
 use crate::graph::{NodeId, OperatorUid};
 use crate::key::ShardId;
@@ -40,7 +40,7 @@ struct Shard {
     /// What the shard was told last, and when.
     told: EventTime,
     told_ms: Option<u64>,
-    blocks: Vec<Vec<u8>>,
+    blocks: Vec<(BlockKind, Vec<u8>)>,
 }
 
 impl Exchange {
@@ -74,7 +74,7 @@ impl Outgoing {
     pub fn full_block(&self, block: ShuffleBlock, commit: CommitId) -> Option<ShuffleMessage> {
         let exchange = self.exchanges.iter().find(|exchange| exchange.node == block.exchange)?;
         let shard = exchange.shards.iter().find(|shard| shard.id == block.shard)?;
-        Some(message(&self.view, exchange, shard.id, shard.told, commit, vec![&block.bytes]))
+        Some(message(&self.view, exchange, shard.id, shard.told, commit, vec![(block.kind, &block.bytes)]))
     }
 
     /// Takes a worker's share of a commit.
@@ -84,7 +84,7 @@ impl Outgoing {
             exchange.time.update(worker, share.time);
             for block in share.blocks {
                 if let Some(shard) = exchange.shards.iter_mut().find(|shard| shard.id == block.shard) {
-                    shard.blocks.push(block.bytes);
+                    shard.blocks.push((block.kind, block.bytes));
                 }
             }
         }
@@ -132,9 +132,9 @@ impl Outgoing {
 }
 
 /// The blocks of each message: at least one message, none beyond [`MESSAGE_BYTES`] unless by a single block.
-fn parts(blocks: &[Vec<u8>]) -> Vec<Vec<&[u8]>> {
+fn parts(blocks: &[(BlockKind, Vec<u8>)]) -> Vec<Vec<(BlockKind, &[u8])>> {
     let (mut parts, mut size) = (vec![Vec::new()], FIXED);
-    for block in blocks {
+    for (kind, block) in blocks {
         let more = PER_BLOCK + block.len();
         if size + more > MESSAGE_BYTES && parts.last().is_some_and(|part| !part.is_empty()) {
             parts.push(Vec::new());
@@ -142,7 +142,7 @@ fn parts(blocks: &[Vec<u8>]) -> Vec<Vec<&[u8]>> {
         }
         size += more;
         if let Some(part) = parts.last_mut() {
-            part.push(block.as_slice());
+            part.push((*kind, block.as_slice()));
         }
     }
     parts
@@ -154,7 +154,7 @@ fn message(
     shard: ShardId,
     time: EventTime,
     commit: CommitId,
-    blocks: Vec<&[u8]>,
+    blocks: Vec<(BlockKind, &[u8])>,
 ) -> ShuffleMessage {
     let message = Message { assignment: view.assignment, slot: view.slot, commit: commit.0, time, blocks };
     let route = Route { job: view.job, exchange: exchange.uid, shard };
@@ -180,8 +180,12 @@ mod tests {
     }
 
     fn share(time: EventTime, blocks: &[(u16, usize)]) -> Vec<ShuffleShare> {
-        let block =
-            |(shard, len): &(u16, usize)| ShuffleBlock { exchange: NODE, shard: ShardId(*shard), bytes: vec![9; *len] };
+        let block = |(shard, len): &(u16, usize)| ShuffleBlock {
+            exchange: NODE,
+            shard: ShardId(*shard),
+            kind: BlockKind::Rows,
+            bytes: vec![9; *len],
+        };
         vec![ShuffleShare { exchange: NODE, time, blocks: blocks.iter().map(block).collect() }]
     }
 
@@ -190,7 +194,7 @@ mod tests {
         let show = |m: ShuffleMessage| {
             let route = Route { job: 5, exchange: UID, shard: m.shard };
             let decoded = decode(route, &m.bytes).unwrap();
-            (m.shard.0, decoded.time.watermark_ms, decoded.blocks.iter().map(|b| b.len()).collect())
+            (m.shard.0, decoded.time.watermark_ms, decoded.blocks.iter().map(|(_, b)| b.len()).collect())
         };
         outgoing.messages(CommitId(1), now_ms).into_iter().map(show).collect()
     }
@@ -236,7 +240,7 @@ mod tests {
     fn a_full_block_goes_at_once_and_moves_no_time() {
         let mut outgoing = outgoing(1, 1);
         outgoing.take(0, share(at(50), &[]));
-        let block = ShuffleBlock { exchange: NODE, shard: ShardId(0), bytes: vec![1, 2] };
+        let block = ShuffleBlock { exchange: NODE, shard: ShardId(0), kind: BlockKind::Partial, bytes: vec![1, 2] };
         let early = outgoing.full_block(block, CommitId(1)).unwrap();
         let route = Route { job: 5, exchange: UID, shard: ShardId(0) };
         assert_eq!(decode(route, &early.bytes).unwrap().time, EventTime::START);

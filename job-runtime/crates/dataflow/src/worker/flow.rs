@@ -122,7 +122,7 @@ impl Exchange {
         self.splitter.split(batch, &hashes, |to, part| self.senders[to].send(Element::Batch(part)))?;
         if let Some(outbox) = &mut self.outbox {
             let mut full = Vec::new();
-            outbox.take(&batch.rows, self.splitter.elsewhere(), &mut full);
+            outbox.take(&batch.rows, &hashes, self.splitter.elsewhere(), &mut full)?;
             full.into_iter().for_each(|block| commits.block(outbox.interval(), block));
         }
         Ok(())
@@ -145,16 +145,20 @@ impl Flow {
     }
 
     fn deliver(&mut self, port: Port, element: Element) -> Result<(), WorkerError> {
-        if let Role::Exchange(exchange) = &mut self.nodes[port.node].role
+        let node = &mut self.nodes[port.node];
+        if let Role::Exchange(exchange) = &mut node.role
             && !matches!(element, Element::Batch(_))
         {
             match (&mut exchange.outbox, &element) {
                 (Some(outbox), Element::EventTime(time)) => outbox.on_time(*time),
-                (Some(outbox), Element::Barrier(id)) => self.commits.shuffled(*id, outbox.close(*id)),
+                (Some(outbox), Element::Barrier(id)) => {
+                    let share = outbox.close(*id).map_err(|e| WorkerError::window(&node.name, e))?;
+                    self.commits.shuffled(*id, share);
+                }
                 (Some(_), Element::Batch(_)) | (None, _) => {}
             }
             let sent = exchange.senders.iter_mut().try_for_each(|sender| sender.send(element.clone()));
-            return sent.map_err(|peer| WorkerError::peer(&self.nodes[port.node].name, peer));
+            return sent.map_err(|peer| WorkerError::peer(&node.name, peer));
         }
         match element {
             Element::Batch(batch) => self.on_batch(port.node, batch),
@@ -173,12 +177,13 @@ impl Flow {
             }
             Role::LocalExchange(keys) => {
                 let hashes = keys.encode(&batch.rows).hashes();
-                Some(Batch { rows: batch.rows, hashes: Some(hashes) })
+                Some(Batch { rows: batch.rows, hashes: Some(hashes), partial: false })
             }
             Role::Exchange(exchange) => {
                 exchange.send(&batch, &mut self.commits).map_err(|error| match error {
                     SplitError::Peer(peer) => WorkerError::peer(&node.name, peer),
                     SplitError::Arrow(error) => WorkerError::arrow(&node.name, &error),
+                    SplitError::Window(error) => WorkerError::window(&node.name, error),
                 })?;
                 None
             }

@@ -6,9 +6,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::exchange::{ExchangePorts, Splitter};
-use crate::graph::{Node, NodeId, NodeKind, OperatorUid};
+use crate::graph::{JobGraph, Node, NodeId, NodeKind, OperatorUid, WindowAggregateNode};
 use crate::key::{KeyEncoder, ShardId};
 use crate::operators::window::WindowAggregate;
+use crate::operators::window::partial::{self, Preaggregate};
 use crate::shuffle::{OTHER_POD, Outbox, Place, SlotTimes, block};
 use crate::sink::SinkEncoder;
 use crate::source::SourcePartition;
@@ -129,7 +130,7 @@ fn role(
             match senders {
                 Some(senders) => {
                     let splitter = Splitter::new(config.shards, &config.owner, config.workers);
-                    let outbox = config.shuffle.as_ref().map(|_| Outbox::new(node.id, Arc::clone(&node.schema)));
+                    let outbox = config.shuffle.as_ref().map(|_| outbox(node, config)).transpose()?;
                     Role::Exchange(Box::new(Exchange { keys, splitter, senders, outbox }))
                 }
                 None => Role::LocalExchange(keys),
@@ -172,6 +173,21 @@ fn source_input(
     SourceInput { spec, partitions, growing, times, barriers: VecDeque::new() }
 }
 
+/// The window aggregate behind an exchange, if it is all that reads it: then rows for other pods are aggregated first.
+fn aggregated<'a>(exchange: &Node, graph: &'a JobGraph) -> Option<(&'a Node, &'a WindowAggregateNode)> {
+    let mut readers = graph.nodes.iter().filter(|node| node.inputs.contains(&exchange.id));
+    match (readers.next().map(|node| (node, &node.kind)), readers.next()) {
+        (Some((node, NodeKind::WindowAggregate(spec))), None) => Some((node, spec)),
+        _ => None,
+    }
+}
+
+fn outbox(node: &Node, config: &WorkerConfig) -> Result<Outbox, WorkerError> {
+    let aggregate = aggregated(node, &config.graph).map(|(window, spec)| Preaggregate::new(window, spec, &node.schema));
+    let aggregate = aggregate.transpose().map_err(|e| WorkerError::window(&node.name, e))?;
+    Ok(Outbox::new(node.id, config.shards, Arc::clone(&node.schema), aggregate.map(Box::new)))
+}
+
 /// What other pods send to an exchange: one reader per shard of this worker, going on from what is stored.
 fn shuffle_input(node: &Node, config: &mut WorkerConfig) -> Result<Option<Box<ShuffleInput>>, WorkerError> {
     let (NodeKind::Exchange(exchange), Some(shuffle)) = (&node.kind, &mut config.shuffle) else { return Ok(None) };
@@ -201,6 +217,10 @@ fn shuffle_input(node: &Node, config: &mut WorkerConfig) -> Result<Option<Box<Sh
         uid: node.uid,
         shards: config.shards,
         schema: Arc::clone(&node.schema),
+        partial: aggregated(node, &config.graph)
+            .map(|(window, spec)| partial::schema(window, spec, &node.schema))
+            .transpose()
+            .map_err(|e| WorkerError::window(&node.name, e))?,
         keys: KeyEncoder::new(&node.schema, &exchange.keys).map_err(|e| WorkerError::key(&node.name, e))?,
         queues: config.workers,
         inbound,

@@ -11,7 +11,7 @@ use crate::batch::{Batch, Element};
 use crate::graph::{NodeId, OperatorUid};
 use crate::key::{KeyEncoder, ShardId, Shards};
 use crate::shuffle::message::{self, Route};
-use crate::shuffle::{Gate, Place, ShuffleReader, SlotTimes, block};
+use crate::shuffle::{BlockError, BlockKind, Gate, Place, ShuffleReader, SlotTimes, block};
 use crate::source::{PartitionId, SourcePosition};
 use crate::state::ChangeBatch;
 use crate::watermark::EventTime;
@@ -27,6 +27,8 @@ pub(super) struct ShuffleInput {
     pub(super) uid: OperatorUid,
     pub(super) shards: Shards,
     pub(super) schema: SchemaRef,
+    /// Of partial aggregates, if a window is behind the exchange.
+    pub(super) partial: Option<SchemaRef>,
     pub(super) keys: KeyEncoder,
     /// Number of the exchange's queues: this is the next input.
     pub(super) queues: usize,
@@ -104,17 +106,22 @@ impl ShuffleInput {
             return Ok(moved);
         }
         for place in 0..self.inbound.len() {
+            let mut took = false;
             for _ in 0..MESSAGES_PER_STEP {
                 if flow.is_blocked(reach) || self.is_closed(node, flow) {
-                    return Ok(moved);
+                    return Ok(moved | took);
                 }
                 if !self.take(place, node, flow)? {
                     break;
                 }
-                moved = true;
+                took = true;
             }
+            moved |= took;
             let inbound = &mut self.inbound[place];
-            self.gate.report(&mut inbound.lagging, inbound.reader.lag());
+            // Asking costs a little: a reader that keeps up and found nothing has no news.
+            if took || inbound.lagging {
+                self.gate.report(&mut inbound.lagging, inbound.reader.lag());
+            }
         }
         Ok(moved)
     }
@@ -137,14 +144,21 @@ impl ShuffleInput {
             next_offset: inbound.reader.next_offset(),
             source,
         })?;
-        for bytes in &message.blocks {
-            let rows = block::decode(&self.schema, bytes).map_err(|source| WorkerError::Block {
-                operator: flow.nodes[node].name.clone(),
-                shard,
-                source,
-            })?;
-            let hashes = Some(self.keys.encode(&rows).hashes());
-            flow.emit(node, Element::Batch(Batch { rows, hashes }))?;
+        for &(kind, bytes) in &message.blocks {
+            let batch = match (kind, &self.partial) {
+                (BlockKind::Rows, _) => block::decode(&self.schema, bytes).map(|rows| Batch {
+                    hashes: Some(self.keys.encode(&rows).hashes()),
+                    rows,
+                    partial: false,
+                }),
+                (BlockKind::Partial, Some(schema)) => {
+                    block::decode(schema, bytes).map(|rows| Batch { rows, hashes: None, partial: true })
+                }
+                (BlockKind::Partial, None) => Err(BlockError("partial aggregates, and no window behind".to_owned())),
+            };
+            let operator = || flow.nodes[node].name.clone();
+            let batch = batch.map_err(|source| WorkerError::Block { operator: operator(), shard, source })?;
+            flow.emit(node, Element::Batch(batch))?;
         }
         if let Some(time) = inbound.times.update(message.slot, message.time)
             && let Some(time) = flow.nodes[node].time.update(self.queues + place, time)

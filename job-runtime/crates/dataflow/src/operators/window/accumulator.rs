@@ -12,6 +12,8 @@
 //! | MIN, MAX of floats, decimals | seen u8, value f64 or i128 |
 //! | MIN, MAX of Utf8 and Binary | seen u8, length u32, bytes |
 
+mod partial;
+
 use std::cmp::Ordering;
 use std::sync::Arc;
 
@@ -168,6 +170,8 @@ enum Values {
     Float(ScalarBuffer<f64>),
     Decimal(ScalarBuffer<i128>),
     Bytes(ByteValues),
+    /// Counts, and what they go with, of groups that were aggregated elsewhere (see `partial`).
+    Counted(ScalarBuffer<i64>, Option<Box<Values>>),
 }
 
 impl Values {
@@ -330,6 +334,9 @@ impl Accumulator {
         groups: &[u32],
         call: &Call,
     ) -> Result<(), WindowError> {
+        if let Values::Counted(counts, sums) = &argument.values {
+            return self.add_counted(counts, sums.as_deref(), argument, (rows, groups), call);
+        }
         let mut overflow = false;
         match (self, &argument.values) {
             (Self::Count(count), _) => match &argument.valid {

@@ -11,7 +11,7 @@ use crate::graph::{AggregateCall, AggregateFunction as F, NodeId, NodeKind};
 use crate::state::{LogOffset, ShardStore};
 use crate::testing::{Disk, MemoryStore};
 
-fn input() -> RecordBatch {
+pub(super) fn input() -> RecordBatch {
     let decimal = |values: Vec<Option<i128>>| Decimal128Array::from(values).with_precision_and_scale(10, 2).unwrap();
     let columns: Vec<(&str, ArrayRef)> = vec![
         ("ts", Arc::new(TimestampMillisecondArray::from(vec![1, 2, 3, 4, 15]))),
@@ -31,7 +31,7 @@ fn column(name: &str) -> Option<usize> {
 }
 
 /// All functions over all kinds of arguments; the last one with a filter.
-fn calls() -> Vec<AggregateCall> {
+pub(super) fn calls() -> Vec<AggregateCall> {
     let call = |function, name: Option<&str>, output_type| {
         let argument = name.and_then(column);
         let input_type = argument.map_or(DataType::Null, |i| input().schema().field(i).data_type().clone());
@@ -56,7 +56,7 @@ fn calls() -> Vec<AggregateCall> {
     ]
 }
 
-fn operator() -> WindowAggregate {
+pub(super) fn operator() -> WindowAggregate {
     operator_of(Shards::new(4).unwrap())
 }
 
@@ -74,7 +74,7 @@ fn operator_of(shards: Shards) -> WindowAggregate {
 }
 
 /// Stores that hold nothing yet.
-fn stores() -> Stores {
+pub(super) fn stores() -> Stores {
     let shards = Shards::new(4).unwrap();
     Stores::new(shards, shards.all().map(|s| Box::new(MemoryStore::new(s, Disk::default())) as _).collect())
 }
@@ -92,13 +92,13 @@ fn update(windows: &mut WindowAggregate, rows: RecordBatch) {
     windows.update(&Batch::new(rows), &stores()).unwrap();
 }
 
-fn fire(windows: &mut WindowAggregate, watermark_ms: i64, stores: &Stores) -> Vec<RecordBatch> {
+pub(super) fn fire(windows: &mut WindowAggregate, watermark_ms: i64, stores: &Stores) -> Vec<RecordBatch> {
     std::iter::from_fn(|| windows.fire_next(watermark_ms, stores).unwrap()).collect()
 }
 
 const COMMIT: CommitId = CommitId::FIRST;
 
-fn text(batches: &[RecordBatch]) -> Vec<String> {
+pub(super) fn text(batches: &[RecordBatch]) -> Vec<String> {
     use arrow::util::display::array_value_to_string;
     let row = |b: &RecordBatch, row| {
         let skip_times = b.columns().iter().enumerate().filter(|(i, _)| !(1..3).contains(i));
