@@ -40,6 +40,14 @@ pub trait CommitLog: Send {
     /// # Errors
     /// Every error ends this process's work on the job: drop all memory and recover from the log (rule 2).
     fn commit(&mut self, request: CommitRequest) -> Result<AppliedOffsets, CommitError>;
+    /// The process gives its work up because another assignment is in force; everything is committed and all memory of it is dropped. The
+    /// local form has one owner for ever.
+    ///
+    /// # Errors
+    /// See [`CommitError`]; whoever goes on finds out from the log.
+    fn leave(&mut self) -> Result<(), CommitError> {
+        Ok(())
+    }
 }
 
 /// Why a commit did not succeed, by what must happen next.

@@ -152,23 +152,54 @@ spec:
 /// The pods of one job, each a process with a folder of its own.
 struct Pods {
     uid: String,
+    job: String,
     shops: Vec<Workshop>,
     running: Vec<Option<Running>>,
 }
 
 impl Pods {
     fn new(pods: usize, job: &str) -> Self {
-        let uid = unique("uid");
-        let shop = |_: usize| {
-            let shop = Workshop::new();
-            shop.write("job.yaml", job);
-            shop.write("settings.yaml", &format!("version: 1\njobUid: {uid}\nrevision: a\nreplicas: {pods}\n"));
-            shop
-        };
-        let shops = (0..pods).map(shop).collect();
-        let mut made = Self { uid, shops, running: (0..pods).map(|_| None).collect() };
+        let mut made = Self { uid: unique("uid"), job: job.to_owned(), shops: Vec::new(), running: Vec::new() };
+        made.resize(pods);
         (0..pods).for_each(|pod| made.start(pod));
         made
+    }
+
+    /// Folders for so many pods, with their settings as the operator writes them.
+    fn resize(&mut self, pods: usize) {
+        while self.shops.len() < pods {
+            self.shops.push(Workshop::new());
+            self.running.push(None);
+        }
+        for shop in &self.shops {
+            shop.write("job.yaml", &self.job);
+            shop.write("settings.yaml", &format!("version: 1\njobUid: {}\nrevision: a\nreplicas: {pods}\n", self.uid));
+        }
+    }
+
+    /// As the operator does it: pods that are missing are started; pod 0 starts again, and makes the assignment; pods that are too many are
+    /// ended when they have no share any more.
+    fn rescale(&mut self, pods: usize) {
+        let before = self.running.iter().flatten().count();
+        self.resize(pods);
+        (before..pods).for_each(|pod| self.start(pod));
+        self.end(0);
+        self.start(0);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        for pod in pods..before {
+            while !self.shops[pod].read(".stderr").contains("the pod has no share") {
+                assert!(Instant::now() < deadline, "pod {pod} does not leave: {}", self.said());
+                std::thread::sleep(Duration::from_millis(20));
+            }
+            self.end(pod);
+        }
+    }
+
+    fn end(&mut self, pod: usize) {
+        let running = self.running[pod].take().unwrap();
+        running.signal("TERM");
+        let outcome = running.end();
+        assert_eq!(outcome.code, Some(0), "pod {pod}: {outcome:?}");
     }
 
     fn start(&mut self, pod: usize) {
@@ -200,7 +231,8 @@ impl Pods {
     fn stop(&mut self) {
         self.running.iter().flatten().for_each(|pod| pod.signal("TERM"));
         for (pod, running) in self.running.iter_mut().enumerate() {
-            let outcome = running.take().unwrap().end();
+            let Some(running) = running.take() else { continue };
+            let outcome = running.end();
             assert_eq!(outcome.code, Some(0), "pod {pod}: {outcome:?}");
         }
     }
@@ -356,6 +388,47 @@ spec:
     let at = |share: usize| late[late.len() * share / 100];
     println!("window end to result seen, one shuffle, 20 ms commits: p50 {} ms, p99 {} ms", at(50), at(99));
     assert!(at(99) < 2_000, "p99 {} ms", at(99));
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn pods_that_come_and_go_while_the_job_runs_give_each_row_once() {
+    let (input, output) = (unique("flights"), unique("routes"));
+    create_topic(&input, PARTITIONS);
+    create_topic(&output, 1);
+    let (flights, mut moments) = (flights(), Moments::new());
+    let mut job = Pods::new(2, &job(&input, &output, ""));
+    let feeding = {
+        let (flights, input) = (flights.clone(), input.clone());
+        std::thread::spawn(move || feed(&input, &flights))
+    };
+    let sizes = [3, 4, 2, 1, 3, 2];
+    for pods in sizes {
+        std::thread::sleep(moments.between(2_500, 4_000));
+        job.rescale(pods);
+        // In the middle of it, now and then, one dies.
+        let victim = moments.between(0, 2 * pods as u64).as_millis() as usize;
+        if victim < pods {
+            job.kill(victim, moments.between(1, 1_500));
+            job.start(victim);
+        }
+    }
+    feeding.join().unwrap();
+    std::thread::sleep(Duration::from_secs(3));
+    let (feeder, end) = (Feeder::new(), record(&("2013-12-31 00:00:00".to_owned(), "end".to_owned(), None)));
+    (0..PARTITIONS).for_each(|partition| feeder.send(&input, partition, &end));
+    feeder.flush();
+    let want = oracle(&flights);
+    let mut reader = Reader::new(&output, 1);
+    compare(&mut reader, &want, &job);
+    job.stop();
+    assert!(!reader.poll(Duration::from_secs(1)), "nothing more comes");
+    println!(
+        "2 pods, then {sizes:?}: {} records, {} rows, {} offsets between",
+        flights.len(),
+        want.len(),
+        job.shuffled()
+    );
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! Owns what Kubernetes adds to a pod. The job itself runs as on a laptop.
 
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,11 +16,12 @@ use super::failure::Failure;
 use super::job::{self, Loaded};
 use super::{PodArgs, signals};
 use crate::background::Background;
+use crate::commit::kafka::RecoverError;
 use crate::connector::registry::{ConnectorContext, Output};
 use crate::http::{self, Pages};
 use crate::metrics::{self, JobLabels};
 use crate::pod::monitor::Monitor;
-use crate::pod::{Ended, Pod, PodConfig};
+use crate::pod::{Ended, Pod, PodConfig, PodError};
 use crate::snapshot::place::StorePlace;
 use crate::state::memory::StateMemory;
 
@@ -32,7 +34,8 @@ pub(super) fn run(args: &PodArgs, started: Instant) -> ExitCode {
         serve(args, &settings, started, &span)
     });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Ended::Reassigned) => begin_anew(),
+        Ok(Ended::AtEnd | Ended::Stopped) => ExitCode::SUCCESS,
         Err((reason, failure)) => {
             failure.print();
             let message = last_words(&failure);
@@ -59,7 +62,7 @@ fn settings(dir: &Path) -> PodResult<PodSettings> {
     Ok(settings)
 }
 
-fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracing::Span) -> PodResult<()> {
+fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracing::Span) -> PodResult<Ended> {
     let monitor = Arc::new(Monitor::new(started));
     let pages = Arc::new(Pages {
         monitor: Arc::clone(&monitor),
@@ -86,7 +89,7 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
             tracing::info!("the input is at its end and everything is committed; waiting to be ended");
             wait_for_stop(&monitor);
         }
-        Ok(Ended::Stopped) => {}
+        Ok(Ended::Stopped | Ended::Reassigned) => {}
         Err((reason, failure)) => {
             set(
                 PodPhase::Failed,
@@ -94,7 +97,16 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
             );
         }
     }
-    result.map(|_| ())
+    result
+}
+
+/// Replaces the process by a new one with the same arguments: a process has one assignment all its life, and Kubernetes need not know.
+fn begin_anew() -> ExitCode {
+    let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
+    // Returns only if it failed.
+    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    tracing::error!(%error, "cannot begin anew; leaving it to Kubernetes");
+    ExitCode::FAILURE
 }
 
 fn run_job(
@@ -117,16 +129,19 @@ fn run_job(
         Err(error) => tracing::error!(%error, "no metrics"),
     }
     let config = config(args, settings, &loaded).map_err(invalid)?;
-    let failed = |error: crate::pod::PodError, start: bool| {
+    let failed = |error: PodError, start: bool| {
         let reason = error.reason();
         let failure = match error {
-            crate::pod::PodError::Connector(error) if start => loaded.blame(&error),
+            PodError::Connector(error) if start => loaded.blame(&error),
             other if start => Failure::Start(other.to_string()),
             other => Failure::Run(other),
         };
         (reason, failure)
     };
-    let pod = Pod::start(config, monitor, started).map_err(|error| failed(error, true))?;
+    let pod = match Pod::start(config, monitor, started) {
+        Err(PodError::Recover(RecoverError::Stopped)) => return Ok(Ended::Stopped),
+        other => other.map_err(|error| failed(error, true))?,
+    };
     running();
     tracing::info!(resumes = pod.report.resumes, ms = started.elapsed().as_millis() as u64, "running");
     pod.run().map_err(|error| failed(error, false))

@@ -21,6 +21,8 @@
 //! | anything else at the commit call; or it does not come back | `Unknown` |
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use checkpoint::{changelog, local_log, names};
@@ -37,10 +39,13 @@ use crate::kafka::client::{ConnectError, ConsumerClient};
 use crate::kafka::ffi::ClientError;
 use crate::kafka::producer::TransactionalProducer;
 use crate::kafka::properties::KafkaProperties;
+use control::Membership;
 
+mod control;
 mod recover;
 mod trim;
 
+pub use control::Watching;
 pub use recover::{Assigned, Fenced, RecoverError};
 pub use trim::ChangelogTrim;
 
@@ -71,6 +76,8 @@ pub struct KafkaLogConfig {
     pub replication: Option<i16>,
     /// How long a start waits for Kafka.
     pub deadline: Duration,
+    /// Set when the process is asked to stop: a start that waits for other pods ends.
+    pub stop: Arc<AtomicBool>,
 }
 
 impl KafkaLogConfig {
@@ -90,6 +97,7 @@ pub struct KafkaCommitLog {
     /// Offsets that the group has from us: those that did not move are not sent again.
     sent: HashMap<(String, i32), i64>,
     broken: Option<String>,
+    membership: Membership,
 }
 
 impl KafkaCommitLog {
@@ -110,10 +118,20 @@ impl KafkaCommitLog {
         Ok(Fenced::new(config, producer))
     }
 
-    fn new(config: KafkaLogConfig, producer: TransactionalProducer) -> Self {
+    fn new(config: KafkaLogConfig, producer: TransactionalProducer, membership: Membership) -> Self {
         let (job, changelog) = (local_log::job_hash(&config.job_uid), names::changelog_topic(&config.job_uid));
         let sent = HashMap::new();
-        Self { config, job, changelog, producer, in_transaction: false, last: CommitId(0), sent, broken: None }
+        Self {
+            config,
+            job,
+            changelog,
+            producer,
+            in_transaction: false,
+            last: CommitId(0),
+            sent,
+            broken: None,
+            membership,
+        }
     }
 
     /// Where this job's earlier commits left the sources: only offsets with the job's own note, because a group that a user names may hold
@@ -241,6 +259,14 @@ impl KafkaCommitLog {
         }
     }
 
+    /// A transactional call that succeeds: proof that nobody has fenced this process. An empty transaction would ask nobody, so it carries how
+    /// far the control topic is read.
+    fn prove(&mut self, number: u64) -> Result<(), CommitError> {
+        let control = names::control_topic(&self.config.job_uid);
+        let kafka_offsets = vec![(control, 0, i64::try_from(number).unwrap_or(i64::MAX))];
+        self.try_commit(CommitRequest { id: self.last.next(), changes: Vec::new(), kafka_offsets }).map(drop)
+    }
+
     /// A call before the commit did not come back: nothing of the interval is durable.
     fn unanswered(&self) -> CommitError {
         CommitError::Aborted { id: CommitId(self.last.0 + 1), message: "the Kafka client did not answer".into() }
@@ -315,6 +341,11 @@ impl CommitLog for KafkaCommitLog {
             produced.map_err(|e| self.refused(&format!("topic {topic}"), &e))
         });
         self.closing(result)
+    }
+
+    fn leave(&mut self) -> Result<(), CommitError> {
+        self.open()?;
+        self.release()
     }
 
     fn commit(&mut self, request: CommitRequest) -> Result<AppliedOffsets, CommitError> {

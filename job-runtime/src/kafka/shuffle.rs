@@ -81,6 +81,7 @@ impl ShuffleClient {
             // Short: a partition that could not join a fetch, because its queue was full, joins the next one soon.
             ("fetch.wait.max.ms", "20"),
             ("auto.offset.reset", "error"),
+            ("enable.partition.eof", "true"),
             ("enable.auto.offset.store", "false"),
         ];
         let client = ConsumerClient::new(properties, &own, CONNECT_DEADLINE)?.serve()?;
@@ -115,8 +116,8 @@ impl ShuffleClient {
         let consumer = self.client.consumer().clone();
         let reader = PartitionReader::start(consumer, topic, partition, next_offset, wake);
         let reader = reader.map_err(|e| other(e.text))?;
-        let taken = Taken { topic: topic.to_owned(), shard, waiting: VecDeque::new(), failed: None };
-        Ok(KafkaShuffleReader { reader, _client: Arc::clone(&self.client), taken, next_offset, moved })
+        let taken = Taken { topic: topic.to_owned(), shard, waiting: VecDeque::new(), failed: None, seen: next_offset };
+        Ok(KafkaShuffleReader { reader, _client: Arc::clone(&self.client), taken, next_offset, there: high, moved })
     }
 }
 
@@ -127,6 +128,8 @@ pub struct KafkaShuffleReader {
     _client: Arc<ConsumerClient>,
     taken: Taken,
     next_offset: i64,
+    /// The partition's end when it was opened.
+    there: i64,
     moved: Wake,
 }
 
@@ -136,6 +139,8 @@ struct Taken {
     shard: ShardId,
     waiting: VecDeque<(i64, Vec<u8>)>,
     failed: Option<SourceError>,
+    /// The client has seen all before this offset: markers and what was aborted have offsets, and are never given out.
+    seen: i64,
 }
 
 impl Taken {
@@ -143,8 +148,9 @@ impl Taken {
         match fetched {
             Fetched::Record { offset, value, .. } => {
                 self.waiting.push_back((offset, value.unwrap_or_default().to_vec()));
+                self.seen = offset + 1;
             }
-            Fetched::End { .. } => {}
+            Fetched::End { offset } => self.seen = self.seen.max(offset),
             Fetched::Failed(error) => self.failed = Some(self.unreadable(&error, next_offset)),
         }
     }
@@ -189,6 +195,10 @@ impl ShuffleReader for KafkaShuffleReader {
 
     fn next_offset(&self) -> i64 {
         self.next_offset
+    }
+
+    fn caught_up(&self) -> bool {
+        self.taken.waiting.is_empty() && self.taken.seen >= self.there
     }
 
     fn lag(&self) -> u64 {

@@ -4,6 +4,7 @@
 //! transaction holds back every reader until then.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 use std::time::Instant;
@@ -27,6 +28,7 @@ use super::shuffle::Outward;
 use super::worker_thread::WorkerHandle;
 use crate::commit::CommitLog;
 use crate::commit::bookkeeping::{self, Home};
+use crate::commit::kafka::Watching;
 use crate::commit::local::{LocalCommitLog, LocalLogConfig};
 use crate::connector::{ConnectorError, SinkFactory, SinkTarget, SizeHint, SourceFactory, registry};
 use crate::snapshot::start::Restored;
@@ -71,6 +73,8 @@ pub struct Pod {
     _discovery: Option<Discovery>,
     /// Takes snapshots while the pod runs.
     snapshots: Option<Snapshots>,
+    /// Notices the next assignment.
+    _watching: Option<Watching>,
     /// Keeps the state directory locked while the pod lives.
     _directory: StateDirectory,
 }
@@ -101,6 +105,19 @@ struct Recovered {
     resumes: bool,
 }
 
+impl Recovered {
+    /// Has the run end when another assignment is in force. A pod that is and stays alone has nothing to watch.
+    fn watch(&self, pods: u16, monitor: &Arc<Monitor>) -> Result<Option<Watching>, PodError> {
+        match &self.log {
+            Log::Kafka(log) if self.seat.has_others() || pods > 1 => {
+                let monitor = Arc::clone(monitor);
+                log.log.watch(move || monitor.reassign()).map(Some).map_err(PodError::Thread)
+            }
+            Log::Kafka(_) | Log::Local(_) => Ok(None),
+        }
+    }
+}
+
 /// The two forms of the commit log.
 enum Log {
     Local(LocalCommitLog),
@@ -124,7 +141,7 @@ impl Pod {
         let graph = Arc::new(config.planned.graph.clone());
         let mut sinks = open_sinks(&config, &graph.nodes)?;
         let store = SnapshotStore::open(&config, &directory)?;
-        let recovered = recover(&config, &directory, &sinks, store.as_ref())?;
+        let recovered = recover(&config, &directory, &sinks, store.as_ref(), monitor.stop_flag())?;
         let sources = open_sources(&config, &graph.nodes)?;
         for sink in &mut sinks {
             if let SinkTarget::External(external) = &mut sink.target {
@@ -134,11 +151,12 @@ impl Pod {
         }
         let report = PodReport { resumes: recovered.resumes, size: size(&sources) };
         let snapshots = store.map(|store| store.start(&config, &directory, &recovered, monitor)).transpose()?;
+        let watching = recovered.watch(config.pods, monitor)?;
         let mut cast = Cast::place(&config, &sinks, sources, recovered, monitor)?;
         let discovery = cast.discovery.take();
         let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started)?;
         let driver = Driver::new(parts, Arc::clone(monitor), started);
-        Ok(Self { driver, report, _discovery: discovery, snapshots, _directory: directory })
+        Ok(Self { driver, report, _discovery: discovery, snapshots, _watching: watching, _directory: directory })
     }
 
     /// Runs to the end of the input, a stop, or a failure, on the caller's thread: the one that called [`Pod::start`].
@@ -208,8 +226,9 @@ fn recover(
     directory: &StateDirectory,
     sinks: &[OpenSink<'_>],
     snapshots: Option<&SnapshotStore>,
+    stop: Arc<AtomicBool>,
 ) -> Result<Recovered, PodError> {
-    let fenced = kafka::fence(config, directory.job_uid(), sinks)?;
+    let fenced = kafka::fence(config, directory.job_uid(), sinks, stop)?;
     let databases = RocksConfig::within(config.state_memory.databases());
     let databases = Arc::new(RocksDatabases::new(&directory.shards_dir(), databases)?);
     let seat = match &fenced {

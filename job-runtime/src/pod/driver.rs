@@ -70,6 +70,8 @@ pub enum Ended {
     AtEnd,
     /// Stopped when asked, everything committed.
     Stopped,
+    /// Stopped because another assignment is in force, everything committed: the process is to begin anew.
+    Reassigned,
 }
 
 /// The loop's state.
@@ -113,6 +115,12 @@ impl Driver {
         let ended: Vec<PodError> = self.parts.workers.drain(..).filter_map(|worker| worker.end().err()).collect();
         match result {
             // Everything is committed: workers that saw each other leave have nothing more to tell.
+            Ok(Ended::Stopped) if self.monitor.reassigned() && !self.monitor.stop_asked() => {
+                if let Err(error) = self.parts.log.leave() {
+                    tracing::warn!(%error, "what is lost could not be released; who gains it waits and fences");
+                }
+                Ok(Ended::Reassigned)
+            }
             Ok(ended) => Ok(ended),
             // The cause is the first failure that is not only the sight of another worker's end.
             Err(seen) => Err(std::iter::once(seen)
@@ -245,7 +253,7 @@ impl Driver {
             self.ended = true;
             self.tell(Input::Ended, commands)?;
         }
-        if self.monitor.stop_asked() {
+        if self.monitor.stop_asked() || self.monitor.reassigned() {
             self.tell(Input::Stop, commands)?;
         }
         self.tell(Input::Tick, commands)?;

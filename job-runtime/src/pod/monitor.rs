@@ -112,7 +112,8 @@ struct WorkerLink {
 pub struct Monitor {
     process_start: Instant,
     driver: OnceLock<Thread>,
-    stop: AtomicBool,
+    stop: Arc<AtomicBool>,
+    reassigned: AtomicBool,
     beat_ms: AtomicU64,
     running: AtomicBool,
     workers: OnceLock<Vec<WorkerLink>>,
@@ -132,7 +133,8 @@ impl Monitor {
         Self {
             process_start,
             driver: OnceLock::new(),
-            stop: AtomicBool::new(false),
+            stop: Arc::default(),
+            reassigned: AtomicBool::new(false),
             beat_ms: AtomicU64::new(0),
             running: AtomicBool::new(false),
             workers: OnceLock::new(),
@@ -150,6 +152,24 @@ impl Monitor {
         if let Some(driver) = self.driver.get() {
             driver.unpark();
         }
+    }
+
+    /// Another assignment is in force: asks the run to commit and begin anew.
+    pub(super) fn reassign(&self) {
+        self.reassigned.store(true, Ordering::Release);
+        if let Some(driver) = self.driver.get() {
+            driver.unpark();
+        }
+    }
+
+    /// True after [`Monitor::reassign`].
+    pub(super) fn reassigned(&self) -> bool {
+        self.reassigned.load(Ordering::Acquire)
+    }
+
+    /// Set by [`Monitor::stop`].
+    pub(super) fn stop_flag(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.stop)
     }
 
     /// True after [`Monitor::stop`].

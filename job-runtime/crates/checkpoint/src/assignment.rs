@@ -9,8 +9,8 @@
 //! `version u8 = 1 | job u64 | number u64 | shards u16 | pods u16 | per pod: ordinal u16 | ranges u16 | per range: first shard u16, end shard u16
 //! | sources u32 | per source: table length u16, table, partition length u16, partition name | crc32 u32 of all before`.
 //!
-//! A source partition that no pod lists belongs to pod number `index % pods`, where `index` is its place among the table's partitions: so a
-//! topic may grow without a new assignment.
+//! A source partition that no pod lists belongs to the owner of the shard [`partition_shard`] of its place among the table's partitions: so a
+//! topic may grow without a new assignment, and whoever settles the earlier owners of its shards has settled those of its source partitions.
 
 use std::ops::Range;
 
@@ -71,12 +71,42 @@ impl Assignment {
         self.pods.iter().find(|pod| pod.ordinal == ordinal)
     }
 
-    /// True if a pod owns a source partition: it lists it, or nobody does and it is the pod's turn. `index` is the partition's place among the
-    /// table's.
+    /// The owner of a shard.
+    pub fn owner(&self, shard: u16) -> Option<u16> {
+        let owns = |pod: &&PodShare| pod.shards.iter().any(|range| range.contains(&shard));
+        self.pods.iter().find(owns).map(|pod| pod.ordinal)
+    }
+
+    /// True if a pod owns a source partition: it lists it, or nobody does and it owns the partition's shard. `index` is the partition's place
+    /// among the table's.
     pub fn owns_source(&self, ordinal: u16, table: &str, partition: &str, index: usize) -> bool {
         let lists = |pod: &&PodShare| pod.sources.iter().any(|(t, p)| t == table && p == partition);
-        let owner = self.pods.iter().find(lists).or_else(|| self.pods.get(index % self.pods.len().max(1)));
-        owner.is_some_and(|pod| pod.ordinal == ordinal)
+        match self.pods.iter().find(lists) {
+            Some(pod) => pod.ordinal == ordinal,
+            None => self.owner(partition_shard(index, self.shards)) == Some(ordinal),
+        }
+    }
+
+    /// The next assignment, for pods `0..pods`: shares differ by at most one shard, and no shard moves that need not.
+    #[must_use]
+    pub fn rescaled(&self, pods: u16) -> Self {
+        let wanted = |ordinal: u16| {
+            let edge = |pod: u16| u32::from(pod) * u32::from(self.shards) / u32::from(pods);
+            (edge(ordinal + 1) - edge(ordinal)) as usize
+        };
+        let mut owner: Vec<Option<u16>> = Vec::with_capacity(usize::from(self.shards));
+        let mut counts = vec![0; usize::from(pods)];
+        for shard in 0..self.shards {
+            let stays = self.owner(shard).filter(|pod| *pod < pods && counts[usize::from(*pod)] < wanted(*pod));
+            stays.into_iter().for_each(|pod| counts[usize::from(pod)] += 1);
+            owner.push(stays);
+        }
+        let mut needy = (0..pods).flat_map(|pod| std::iter::repeat_n(pod, wanted(pod) - counts[usize::from(pod)]));
+        for place in owner.iter_mut().filter(|owner| owner.is_none()) {
+            *place = needy.next();
+        }
+        let share = |ordinal| PodShare { ordinal, shards: ranges(&owner, ordinal), sources: Vec::new() };
+        Self { number: self.number + 1, shards: self.shards, pods: (0..pods).map(share).collect() }
     }
 
     /// Encodes for a job.
@@ -146,6 +176,32 @@ pub fn in_force(records: impl IntoIterator<Item = Assignment>) -> Option<Assignm
     records.into_iter().fold(None, |current, next| if next.follows(current.as_ref()) { Some(next) } else { current })
 }
 
+/// The shard whose owner reads the `index`-th partition of a table. Neighbours lie far apart, so that they are read by different pods.
+pub fn partition_shard(index: usize, shards: u16) -> u16 {
+    let shards = usize::from(shards);
+    let common = |mut a: usize, mut b: usize| {
+        while b > 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    // Golden section: any run of indices is spread evenly; coprime to the number of shards: no shard is left out.
+    let stride = (shards * 618 / 1000..=shards).find(|stride| common(*stride, shards) == 1).unwrap_or(1);
+    (index % shards * stride % shards) as u16
+}
+
+/// The shards of a pod as ranges.
+fn ranges(owner: &[Option<u16>], ordinal: u16) -> Vec<Range<u16>> {
+    let mut found: Vec<Range<u16>> = Vec::new();
+    for shard in (0u16..).zip(owner).filter(|(_, owner)| **owner == Some(ordinal)).map(|(shard, _)| shard) {
+        match found.last_mut().filter(|last| last.end == shard) {
+            Some(last) => last.end += 1,
+            None => found.push(Range { start: shard, end: shard + 1 }),
+        }
+    }
+    found
+}
+
 fn single_range(start: u16, end: u16) -> Vec<Range<u16>> {
     if start < end { std::iter::once(start..end).collect() } else { Vec::new() }
 }
@@ -196,6 +252,42 @@ mod tests {
         }
     }
 
+    proptest! {
+        #[test]
+        fn rescaling_moves_no_more_than_it_must(shards in 1u16..200, steps in prop::collection::vec(1u16..20, 1..6)) {
+            let mut before = Assignment::first(shards, steps[0].min(shards));
+            for pods in steps.into_iter().map(|pods| pods.min(shards)) {
+                let after = before.rescaled(pods);
+                prop_assert!(after.is_whole() && after.follows(Some(&before)));
+                let size = |assignment: &Assignment, pod| assignment.share(pod).map_or(0, |share| share.shards.iter().map(Range::len).sum::<usize>());
+                let sizes: Vec<usize> = (0..pods).map(|pod| size(&after, pod)).collect();
+                prop_assert!(sizes.iter().max().unwrap() - sizes.iter().min().unwrap() <= 1, "{sizes:?}");
+                let moved = (0..shards).filter(|shard| before.owner(*shard) != after.owner(*shard)).count();
+                let must: usize = before.pods.iter().map(|pod| size(&before, pod.ordinal).saturating_sub(size(&after, pod.ordinal))).sum();
+                prop_assert_eq!(moved, must);
+                before = after;
+            }
+        }
+    }
+
+    #[test]
+    fn neighbouring_partitions_are_read_by_different_pods() {
+        let spread = |shards, pods, partitions| {
+            let assignment = Assignment::first(shards, pods);
+            let mut counts = vec![0; usize::from(pods)];
+            (0..partitions)
+                .for_each(|i| counts[usize::from(assignment.owner(partition_shard(i, shards)).unwrap())] += 1);
+            counts
+        };
+        assert_eq!(spread(16, 2, 2), [1, 1]);
+        assert_eq!(spread(16, 2, 3), [2, 1]);
+        assert_eq!(spread(16, 4, 16), [4, 4, 4, 4]);
+        assert_eq!(spread(8, 3, 6), [2, 2, 2]);
+        assert_eq!(spread(1, 1, 5), [5]);
+        let all: std::collections::BTreeSet<u16> = (0..16).map(|i| partition_shard(i, 16)).collect();
+        assert_eq!(all.len(), 16);
+    }
+
     #[test]
     fn foreign_newer_damaged_and_incomplete_are_refused() {
         let assignment = Assignment::first(4, 2);
@@ -224,7 +316,8 @@ mod tests {
         };
         assert_eq!(owners("flights", 0), [2]);
         assert_eq!(owners("other", 0), [0]);
-        assert_eq!(owners("flights", 4), [1]);
+        assert_eq!(owners("flights", 4), [0], "a fifth partition comes round to the first shard");
+        assert_eq!(owners("flights", 1), [2]);
     }
 
     #[test]

@@ -18,6 +18,8 @@
 //!
 //! # Event time
 //! Each message says the sender's event time behind it. A reader takes the minimum over all other pods of the assignment and its own workers.
+//! After a new assignment all senders speak anew, and time stands still until the reader has taken what was there when it started: every
+//! loser of a source partition or shard had sent its last row by then (see `checkpoint::ownership`).
 //! A sender without rows for a shard sends a heartbeat when its event time has changed, at most [`outgoing::MARKERS_PER_SECOND`] of them;
 //! the end of the input goes at once. Nothing is sent when nothing changes.
 //!
@@ -88,6 +90,9 @@ pub trait ShuffleReader: Send {
     fn poll(&mut self) -> Result<Option<Vec<u8>>, SourceError>;
     /// The offset after the last message given out.
     fn next_offset(&self) -> i64;
+    /// True when all that was there when the reader was opened has been given out. What of it a pod sent before it lost what it sent from is
+    /// not covered by any sender's event time, so until then the shard's time stands still.
+    fn caught_up(&self) -> bool;
     /// About how many messages are there that were not given out.
     fn lag(&self) -> u64;
 }

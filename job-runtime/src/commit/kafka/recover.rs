@@ -5,8 +5,9 @@
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use checkpoint::assignment::{self, Assignment, AssignmentError};
+use checkpoint::assignment::Assignment;
 use checkpoint::changelog::{self, ChangelogError};
+use checkpoint::ownership::record::ControlError;
 use checkpoint::snapshot::choice::LogBounds;
 use checkpoint::{local_log, names};
 use dataflow::graph::OperatorUid;
@@ -18,6 +19,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
+use super::control::{Control, Membership};
 use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
 use crate::crash::{self, Step};
 use crate::kafka::client::{ConnectError, ConsumerClient, Watch};
@@ -27,8 +29,6 @@ use crate::kafka::producer::TransactionalProducer;
 /// Recovery may take long after a long absence; it fails when nothing arrives for this time.
 const STALL: Duration = Duration::from_secs(30);
 const READ_BATCH: usize = 1000;
-/// A pod waits for pod 0 to make the job's first assignment so many times as long as for Kafka.
-const FIRST_ASSIGNMENT: u32 = 6;
 /// Segments of shuffle topics: what is trimmed leaves the disk soon.
 const SHUFFLE_SEGMENT: &str = "67108864";
 
@@ -61,8 +61,11 @@ pub enum RecoverError {
         /// The record.
         offset: i64,
         /// What is wrong.
-        source: AssignmentError,
+        source: ControlError,
     },
+    /// Asked to stop while it waited for other pods; nothing was begun.
+    #[error("asked to stop while waiting for other pods")]
+    Stopped,
     /// The pod is not an owner.
     #[error(
         "pod {ordinal} is not in assignment {number} of the job ({pods} pods, {shards} shards); this process must not work on it"
@@ -159,15 +162,17 @@ impl Fenced {
         let plain = self.client(&[("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")])?;
         let (uid, shards) = (&self.config.job_uid, i32::from(self.config.shards.count()));
         self.internal_topics(&plain, &[(names::control_topic(uid), 1), (names::changelog_topic(uid), shards)], &[])?;
-        let assignment = self.assignment(&plain)?;
-        if assignment.pods.len() > 1 {
+        let membership = Control { config: &self.config, job: self.job, client: &plain }.join()?;
+        let assignment = membership.view.in_force().cloned().ok_or(RecoverError::NoAssignment { seconds: 0 })?;
+        // Also for a pod that is alone now: what others have sent it is still there.
+        if assignment.pods.len() > 1 || assignment.number > 1 {
             let topic = |exchange: &OperatorUid| (names::shuffle_topic(uid, *exchange), shards);
             let shuffles: Vec<_> = self.config.exchanges.iter().map(topic).collect();
             self.internal_topics(&plain, &shuffles, &[("segment.bytes", SHUFFLE_SEGMENT)])?;
         }
         let (number, pods) = (assignment.number, assignment.pods.len());
         tracing::info!(assignment = number, pods, "the pod is an owner");
-        Ok(Assigned { fenced: self, plain, assignment })
+        Ok(Assigned { fenced: self, plain, assignment, membership })
     }
 
     fn client(&self, own: &[(&str, &str)]) -> Result<ConsumerClient, ConnectError> {
@@ -256,74 +261,6 @@ impl Fenced {
             }
         }
         Ok(())
-    }
-
-    /// The assignment in force; pod 0 makes the first one. The pod goes on only if it has a share of it.
-    fn assignment(&self, client: &ConsumerClient) -> Result<Assignment, RecoverError> {
-        let current = match self.read_control(client)? {
-            Some(current) => current,
-            None if self.config.ordinal == 0 => {
-                let first = Assignment::first(self.config.shards.count(), self.config.pods);
-                let appended = crash::asked(Step::Assign, || self.append_control(&first));
-                appended.ok_or_else(|| no_answer(&self.config))??;
-                // Read again: of two first records the earlier one stands, and that may not be ours.
-                self.read_control(client)?.ok_or(RecoverError::NoAssignment { seconds: 0 })?
-            }
-            None => self.await_assignment(client)?,
-        };
-        let share = current.share(self.config.ordinal).is_some_and(|share| !share.shards.is_empty());
-        if share && current.shards == self.config.shards.count() {
-            return Ok(current);
-        }
-        let Assignment { number, shards, pods } = current;
-        Err(RecoverError::NotAssigned { ordinal: self.config.ordinal, number, pods: pods.len(), shards })
-    }
-
-    /// Pod 0 makes the first assignment when it starts.
-    fn await_assignment(&self, client: &ConsumerClient) -> Result<Assignment, RecoverError> {
-        let wait = self.config.deadline * FIRST_ASSIGNMENT;
-        let deadline = Instant::now() + wait;
-        loop {
-            std::thread::park_timeout(Duration::from_millis(100));
-            match self.read_control(client)? {
-                Some(current) => return Ok(current),
-                None if Instant::now() >= deadline => {
-                    return Err(RecoverError::NoAssignment { seconds: wait.as_secs() });
-                }
-                None => {}
-            }
-        }
-    }
-
-    fn read_control(&self, client: &ConsumerClient) -> Result<Option<Assignment>, RecoverError> {
-        let topic = names::control_topic(&self.config.job_uid);
-        let (low, high) = client.watermarks(&topic, 0)?;
-        let mut records = Vec::new();
-        let tail = Tail { partition: 0, from: low, end: high };
-        read_tails(client, &topic, &[tail], &mut |_, offset, value| {
-            let decoded = Assignment::decode(self.job, value.unwrap_or_default());
-            records.push(decoded.map_err(|source| RecoverError::Control { topic: topic.clone(), offset, source })?);
-            Ok(())
-        })?;
-        Ok(assignment::in_force(records))
-    }
-
-    /// Appends a plain record: an assignment is in force from its place in the topic, not from a transaction's end.
-    fn append_control(&self, assignment: &Assignment) -> Result<(), RecoverError> {
-        let topic = names::control_topic(&self.config.job_uid);
-        let servers = self.config.properties.bootstrap_servers();
-        let failed = |e: ClientError| ConnectError::new(servers, &topic, e.code, &e.text, self.config.deadline, None);
-        let mut properties = self.config.properties.producer();
-        // Not idempotent, which may cost a start half a second: of two records with one number the first stands.
-        properties.extend([("acks", "all"), ("enable.idempotence", "false"), ("linger.ms", "0")]);
-        let producer = crate::kafka::ffi::RawProducer::new(&properties).map_err(failed)?;
-        let deadline = Instant::now() + self.config.deadline;
-        producer.produce(&topic, 0, &assignment.encode(self.job), 0, deadline).map_err(failed)?;
-        producer.flush(self.config.deadline).map_err(failed)?;
-        match producer.take_deliveries().failed {
-            Some((_, error)) => Err(failed(error).into()),
-            None => Ok(()),
-        }
     }
 
     /// Applies what the changelog has and the stores do not. Returns the number of records.
@@ -418,6 +355,7 @@ pub struct Assigned {
     fenced: Fenced,
     plain: ConsumerClient,
     assignment: Assignment,
+    membership: Membership,
 }
 
 impl Assigned {
@@ -443,25 +381,31 @@ impl Assigned {
     ///
     /// # Errors
     /// See [`RecoverError`].
-    pub fn recover<S: ShardStore>(self, stores: &mut [S]) -> Result<KafkaCommitLog, RecoverError> {
+    pub fn recover<S: ShardStore>(mut self, stores: &mut [S]) -> Result<KafkaCommitLog, RecoverError> {
         let start = Instant::now();
         let records = crash::around(Step::Restore, || self.fenced.changelog_tail(&self.plain, stores))?;
         tracing::info!(records, ms = start.elapsed().as_millis() as u64, "state is at the end of the changelog");
-        Ok(KafkaCommitLog::new(self.fenced.config, self.fenced.producer))
+        stores.iter().for_each(|store| self.membership.process.restored(store.shard().0));
+        Ok(KafkaCommitLog::new(self.fenced.config, self.fenced.producer, self.membership))
     }
 }
 
 /// A part of a partition: `from` up to `end`.
-struct Tail {
-    partition: i32,
-    from: i64,
-    end: i64,
+pub(super) struct Tail {
+    pub(super) partition: i32,
+    pub(super) from: i64,
+    pub(super) end: i64,
 }
 
-type Visit<'a> = &'a mut dyn FnMut(i32, i64, Option<&[u8]>) -> Result<(), RecoverError>;
+pub(super) type Visit<'a> = &'a mut dyn FnMut(i32, i64, Option<&[u8]>) -> Result<(), RecoverError>;
 
 /// Reads parts of partitions, all at the same time, and shows each record.
-fn read_tails(client: &ConsumerClient, topic: &str, tails: &[Tail], visit: Visit<'_>) -> Result<(), RecoverError> {
+pub(super) fn read_tails(
+    client: &ConsumerClient,
+    topic: &str,
+    tails: &[Tail],
+    visit: Visit<'_>,
+) -> Result<(), RecoverError> {
     let this: Thread = std::thread::current();
     let wake: Wake = std::sync::Arc::new(move || this.unpark());
     let mut open: Vec<(&Tail, PartitionReader<Watch>)> = Vec::new();

@@ -2,6 +2,9 @@
 //!
 //! Owns those three choices. The protocol itself is in `commit::kafka`.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
 use checkpoint::snapshot::choice::LogBounds;
 use dataflow::graph::{JobGraph, NodeId, NodeKind};
 use dataflow::key::ShardId;
@@ -35,7 +38,12 @@ pub(super) struct FencedLog {
 }
 
 /// Fences, if the job has a Kafka sink.
-pub(super) fn fence(config: &PodConfig, job_uid: &str, sinks: &[OpenSink<'_>]) -> Result<Option<FencedLog>, PodError> {
+pub(super) fn fence(
+    config: &PodConfig,
+    job_uid: &str,
+    sinks: &[OpenSink<'_>],
+    stop: Arc<AtomicBool>,
+) -> Result<Option<FencedLog>, PodError> {
     let Some(properties) = log_cluster(sinks)? else { return Ok(None) };
     let (sources, group) = riding(config, &config.planned.graph, &properties)?;
     let fenced = KafkaCommitLog::fence(KafkaLogConfig {
@@ -48,6 +56,7 @@ pub(super) fn fence(config: &PodConfig, job_uid: &str, sinks: &[OpenSink<'_>]) -
         exchanges: dataflow::shuffle::exchanges(&config.planned.graph).map(|(_, uid)| uid).collect(),
         replication: config.connectors.kafka.as_ref().map(|kafka| kafka.internal_topic_replication),
         deadline: DEADLINE,
+        stop,
     })?;
     Ok(Some(FencedLog { assigned: fenced.assigned()?, sources }))
 }

@@ -86,6 +86,11 @@ impl Seat {
         share.is_some_and(|share| share.shards.iter().any(|range| range.contains(&shard.0)))
     }
 
+    /// True if the assignment has other pods.
+    pub(super) fn has_others(&self) -> bool {
+        self.assignment.pods.len() > 1
+    }
+
     /// The pod's shards, ascending.
     pub(super) fn own_shards(&self) -> Vec<ShardId> {
         self.shards.all().filter(|shard| self.owns(*shard)).collect()
@@ -103,12 +108,12 @@ impl Seat {
         self.shards.all().map(place).collect()
     }
 
-    /// How the pod sees the others; `None` if there are none.
+    /// How the pod sees the others; `None` if there never were any.
     fn view(&self) -> Option<PodView> {
         let others: Vec<u16> =
             self.assignment.pods.iter().map(|pod| pod.ordinal).filter(|p| *p != self.ordinal).collect();
         let (job, assignment) = (local_log::job_hash(&self.job_uid), self.assignment.number);
-        (!others.is_empty()).then_some(PodView { job, assignment, slot: self.ordinal, others })
+        (assignment > 1 || !others.is_empty()).then_some(PodView { job, assignment, slot: self.ordinal, others })
     }
 
     /// What goes to other pods.

@@ -104,8 +104,9 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], PlaceError> {
     Ok(*chunk)
 }
 
-/// The event time of one shard's senders: the minimum over all other pods of the assignment. What a pod that is no longer one of them says
-/// about time does not count; its rows do.
+/// The event time of one shard's senders: the minimum over all other pods of the assignment. Rows always count; what is said about time counts
+/// only under the reader's own assignment: earlier, a sender may have spoken for other source partitions than now, and later ones speak for
+/// partitions that this reader does not know to have moved.
 #[derive(Debug)]
 pub(crate) struct SlotTimes {
     assignment: u64,
@@ -120,7 +121,7 @@ impl SlotTimes {
         let min = MinOfInputs::new(slots.len());
         let mut times = Self { assignment, min, times: BTreeMap::new(), slots };
         for (&slot, &time) in stored.iter().flat_map(|place| &place.times) {
-            times.update(slot, time);
+            times.update(stored.map_or(0, |place| place.assignment), slot, time);
         }
         times
     }
@@ -130,7 +131,10 @@ impl SlotTimes {
     }
 
     /// Takes what a message says; returns the combined event time if that is another one now.
-    pub(crate) fn update(&mut self, slot: u16, time: EventTime) -> Option<EventTime> {
+    pub(crate) fn update(&mut self, assignment: u64, slot: u16, time: EventTime) -> Option<EventTime> {
+        if assignment != self.assignment {
+            return None;
+        }
         let input = self.slots.iter().position(|s| *s == slot)?;
         let known = self.times.entry(slot).or_insert(EventTime::START);
         let next = EventTime { watermark_ms: time.watermark_ms.max(known.watermark_ms), ..time };
@@ -180,28 +184,34 @@ mod tests {
     #[test]
     fn the_slowest_sender_decides_and_only_senders_of_the_assignment_count() {
         let mut times = SlotTimes::new(1, vec![1, 2], None);
-        assert_eq!(times.update(1, at(50)), None, "the other one has not spoken");
-        assert_eq!(times.update(7, at(10)), None, "not a sender");
-        assert_eq!(times.update(2, at(20)), Some(at(20)));
-        assert_eq!(times.update(2, at(10)), None, "a sender that started again does not turn time back");
-        assert_eq!(times.update(2, EventTime::END), Some(at(50)));
+        assert_eq!(times.update(1, 1, at(50)), None, "the other one has not spoken");
+        assert_eq!(times.update(1, 7, at(10)), None, "not a sender");
+        assert_eq!(times.update(1, 2, at(20)), Some(at(20)));
+        assert_eq!(times.update(1, 2, at(10)), None, "a sender that started again does not turn time back");
+        assert_eq!(times.update(1, 2, EventTime::END), Some(at(50)));
         let place = times.place(12);
         let mut again = SlotTimes::new(1, vec![1, 2], Some(&place));
         assert_eq!(again.combined(), at(50));
-        assert_eq!(again.update(1, EventTime::END), Some(EventTime::END), "the end of the other one is still known");
+        assert_eq!(again.update(1, 1, EventTime::END), Some(EventTime::END), "the end of the other one is still known");
         assert_eq!(again.place(12).times[&2], EventTime::END);
     }
 
     #[test]
-    fn a_new_sender_holds_time_back_until_it_speaks_and_a_gone_one_no_longer() {
+    fn under_a_new_assignment_every_sender_speaks_anew() {
         let mut times = SlotTimes::new(1, vec![1, 2], None);
-        times.update(1, at(50));
-        times.update(2, at(20));
+        times.update(1, 1, at(50));
+        times.update(1, 2, at(20));
+        assert_eq!(
+            times.update(2, 2, at(90)),
+            None,
+            "it speaks for other partitions, which this reader does not know yet"
+        );
         let place = times.place(12);
-        let gone = SlotTimes::new(2, vec![1], Some(&place));
-        assert_eq!(gone.combined(), at(50));
-        let mut more = SlotTimes::new(2, vec![1, 2, 3], Some(&place));
-        assert_eq!(more.combined(), EventTime::START);
-        assert_eq!(more.update(3, at(30)), Some(at(20)));
+        let mut next = SlotTimes::new(2, vec![1, 3], Some(&place));
+        assert_eq!(next.combined(), EventTime::START);
+        assert_eq!(next.update(1, 1, at(60)), None, "said under the old one");
+        assert_eq!(next.update(2, 1, at(60)), None);
+        assert_eq!(next.update(2, 3, at(30)), Some(at(30)));
+        assert_eq!(SlotTimes::new(3, vec![], Some(&place)).combined(), EventTime::END, "nobody is left to wait for");
     }
 }

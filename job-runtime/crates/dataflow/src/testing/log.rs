@@ -50,8 +50,12 @@ impl ShuffleLog {
 
     /// Reads from `next_offset` on; `wake` is called when something is appended.
     pub fn reader(&self, exchange: NodeId, shard: ShardId, next_offset: i64, wake: Wake) -> MemoryReader {
-        self.partitions().entry((exchange, shard)).or_default().wake = Some(wake);
-        MemoryReader { log: self.clone(), place: (exchange, shard), next: next_offset as usize }
+        let mut partitions = self.partitions();
+        let partition = partitions.entry((exchange, shard)).or_default();
+        partition.wake = Some(wake);
+        let there = partition.messages.len();
+        drop(partitions);
+        MemoryReader { log: self.clone(), place: (exchange, shard), next: next_offset as usize, there }
     }
 }
 
@@ -60,6 +64,8 @@ pub struct MemoryReader {
     log: ShuffleLog,
     place: (NodeId, ShardId),
     next: usize,
+    /// How many messages there were when it was opened.
+    there: usize,
 }
 
 impl ShuffleReader for MemoryReader {
@@ -79,6 +85,10 @@ impl ShuffleReader for MemoryReader {
 
     fn next_offset(&self) -> i64 {
         self.next as i64
+    }
+
+    fn caught_up(&self) -> bool {
+        self.next >= self.there
     }
 
     fn lag(&self) -> u64 {

@@ -45,17 +45,20 @@ pub(super) struct Inbound {
     /// Where the last barrier found it.
     noted: i64,
     lagging: bool,
+    /// Not all is taken that was there at the start.
+    catching_up: bool,
 }
 
 impl Inbound {
     pub(super) fn new(reader: Box<dyn ShuffleReader>, times: SlotTimes) -> Self {
         let noted = reader.next_offset();
-        Self { reader, times, noted, lagging: false }
+        let catching_up = !reader.caught_up();
+        Self { reader, times, noted, lagging: false, catching_up }
     }
 
     /// Event time of the shard's senders.
     pub(super) fn time(&self) -> EventTime {
-        self.times.combined()
+        if self.catching_up { EventTime::START } else { self.times.combined() }
     }
 }
 
@@ -134,7 +137,7 @@ impl ShuffleInput {
     /// Takes one message of one shard; false if there is none.
     fn take(&mut self, place: usize, node: usize, flow: &mut Flow) -> Result<bool, WorkerError> {
         let inbound = &mut self.inbound[place];
-        let Some(bytes) = inbound.reader.poll()? else { return Ok(false) };
+        let Some(bytes) = inbound.reader.poll()? else { return self.catch_up(place, node, flow) };
         let shard = inbound.reader.shard();
         let route = Route { job: self.job, exchange: self.uid, shard };
         let message = message::decode(route, &bytes).map_err(|source| WorkerError::Message {
@@ -160,9 +163,23 @@ impl ShuffleInput {
             let batch = batch.map_err(|source| WorkerError::Block { operator: operator(), shard, source })?;
             flow.emit(node, Element::Batch(batch))?;
         }
-        if let Some(time) = inbound.times.update(message.slot, message.time)
+        if let Some(time) = inbound.times.update(message.assignment, message.slot, message.time)
+            && !inbound.catching_up
             && let Some(time) = flow.nodes[node].time.update(self.queues + place, time)
         {
+            flow.advance(node, time)?;
+        }
+        Ok(true)
+    }
+
+    /// Nothing is there now: if that is the end of what was there at the start, the shard's time goes on. True if it did.
+    fn catch_up(&mut self, place: usize, node: usize, flow: &mut Flow) -> Result<bool, WorkerError> {
+        let inbound = &mut self.inbound[place];
+        if !inbound.catching_up || !inbound.reader.caught_up() {
+            return Ok(false);
+        }
+        inbound.catching_up = false;
+        if let Some(time) = flow.nodes[node].time.update(self.queues + place, inbound.time()) {
             flow.advance(node, time)?;
         }
         Ok(true)

@@ -1,0 +1,298 @@
+//! The job's control topic at work: joining an assignment, settling those who owned a pod's shards before, watching for the next assignment,
+//! and releasing what it takes away.
+//!
+//! Owns the calls and their deadlines. What must be done next is `checkpoint::ownership`'s; every change of assignment ends the process's work
+//! and begins it anew (`Ended::Reassigned`), so that a process has one assignment all its life.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use checkpoint::assignment::Assignment;
+use checkpoint::names;
+use checkpoint::ownership::record::ControlRecord;
+use checkpoint::ownership::{Process, Step, View};
+
+use super::recover::{RecoverError, Tail, read_tails};
+use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
+use crate::commit::CommitError;
+use crate::crash;
+use crate::kafka::client::{ConnectError, ConsumerClient};
+use crate::kafka::fence;
+use crate::kafka::ffi::{ClientError, RawProducer};
+use crate::kafka::producer::{TRANSACTION_TIMEOUT_MS, TransactionalProducer};
+
+/// A pod without a share waits so many times as long as for Kafka: for pod 0's assignment, or for what is scaled.
+const SHARE: u32 = 6;
+/// Earlier owners have this long to release what they lost; then they are fenced.
+const SETTLE: Duration = Duration::from_secs(5);
+/// How often the control topic is looked at: by a pod that waits, and by one that works.
+const WAITING: Duration = Duration::from_millis(50);
+const WORKING: Duration = Duration::from_millis(300);
+
+/// What a process knows of its place in the job.
+pub(super) struct Membership {
+    pub(super) process: Process,
+    pub(super) view: View,
+}
+
+/// The control topic, for one pod.
+pub(super) struct Control<'a> {
+    pub(super) config: &'a KafkaLogConfig,
+    pub(super) job: u64,
+    /// Reads everything, also what is not committed: the topic's records are plain.
+    pub(super) client: &'a ConsumerClient,
+}
+
+impl Control<'_> {
+    /// Finds the pod's share, after `init_transactions`, and settles all who owned it before.
+    pub(super) fn join(&self) -> Result<Membership, RecoverError> {
+        let mut process = Process::new(self.config.ordinal);
+        process.initialised();
+        let mut view = self.read()?;
+        process.caught_up();
+        if self.config.ordinal == 0 && view.in_force().is_none() {
+            let first = ControlRecord::Assignment(Assignment::first(self.config.shards.count(), self.config.pods));
+            let appended = crash::asked(crash::Step::Assign, || self.append(&first));
+            appended.ok_or_else(|| no_answer(self.config))??;
+            // Read again: of two records with one number the earlier one stands, and that may not be ours.
+            view = self.read()?;
+        }
+        self.await_share(&mut view)?;
+        self.settle(&mut process, &mut view)?;
+        Ok(Membership { process, view })
+    }
+
+    /// Pod 0 makes the next assignment when the number of pods has changed: while it works under the last one, so that it can release what
+    /// the next one takes from itself.
+    fn proposal(&self, view: &View) -> Option<Assignment> {
+        let current = view.in_force()?;
+        let changed = usize::from(self.config.pods) != current.pods.len();
+        (self.config.ordinal == 0 && changed).then(|| current.rescaled(self.config.pods))
+    }
+
+    fn await_share(&self, view: &mut View) -> Result<(), RecoverError> {
+        let wait = self.config.deadline * SHARE;
+        let deadline = Instant::now() + wait;
+        let mut told = false;
+        loop {
+            let share = view.in_force().and_then(|current| current.share(self.config.ordinal));
+            let shards = view.in_force().map(|current| current.shards);
+            if share.is_some_and(|share| !share.shards.is_empty()) && shards == Some(self.config.shards.count()) {
+                return Ok(());
+            }
+            if Instant::now() >= deadline || shards.is_some_and(|shards| shards != self.config.shards.count()) {
+                return Err(match view.in_force() {
+                    None => RecoverError::NoAssignment { seconds: wait.as_secs() },
+                    Some(Assignment { number, shards, pods }) => RecoverError::NotAssigned {
+                        ordinal: self.config.ordinal,
+                        number: *number,
+                        pods: pods.len(),
+                        shards: *shards,
+                    },
+                });
+            }
+            if !std::mem::replace(&mut told, true) {
+                tracing::info!(
+                    assignment = view.number(),
+                    "the pod has no share; waiting for an assignment that has one"
+                );
+            }
+            self.pause()?;
+            *view = self.read()?;
+        }
+    }
+
+    /// Between two looks; ends the wait when the process is asked to stop.
+    fn pause(&self) -> Result<(), RecoverError> {
+        std::thread::park_timeout(WAITING);
+        if self.config.stop.load(Ordering::Acquire) { Err(RecoverError::Stopped) } else { Ok(()) }
+    }
+
+    /// Waits for the releases of all who may still act on the pod's shards, and past the deadline fences them.
+    fn settle(&self, process: &mut Process, view: &mut View) -> Result<(), RecoverError> {
+        let begin = Instant::now();
+        loop {
+            let mut owners = Vec::new();
+            for step in process.steps(view) {
+                match step {
+                    Step::Settle { owners: more, .. } => owners.extend(more),
+                    Step::InitTransactions
+                    | Step::ReadControlLog
+                    | Step::Restore { .. }
+                    | Step::Prove
+                    | Step::EndTransaction
+                    | Step::Release(_) => {}
+                }
+            }
+            owners.sort_unstable();
+            owners.dedup();
+            if owners.is_empty() {
+                return Ok(());
+            }
+            if begin.elapsed() < SETTLE {
+                self.pause()?;
+                *view = self.read()?;
+                self.await_share(view)?;
+                continue;
+            }
+            for owner in owners {
+                let number = view.number();
+                self.fence(owner)?;
+                process.fenced(owner, number);
+                tracing::info!(pod = owner, assignment = number, "fenced a pod that did not release what it lost");
+            }
+        }
+    }
+
+    /// Ends whatever another pod's process has open, for ever.
+    fn fence(&self, pod: u16) -> Result<(), ConnectError> {
+        let id = names::transactional_id(&self.config.job_uid, pod);
+        let properties = &self.config.properties;
+        match fence::end_open_transaction(properties, &id, TRANSACTION_TIMEOUT_MS, self.config.deadline) {
+            Ok(()) => Ok(()),
+            Err(error) => {
+                tracing::debug!(%error, "fencing through the client");
+                TransactionalProducer::new(properties, &id)?.init(self.config.deadline)
+            }
+        }
+    }
+
+    /// The topic from its start to the end that it has now.
+    pub(super) fn read(&self) -> Result<View, RecoverError> {
+        let topic = names::control_topic(&self.config.job_uid);
+        let (low, high) = self.client.watermarks(&topic, 0)?;
+        let mut view = View::default();
+        let tail = Tail { partition: 0, from: low, end: high };
+        read_tails(self.client, &topic, &[tail], &mut |_, offset, value| {
+            let decoded = ControlRecord::decode(self.job, value.unwrap_or_default());
+            let record = decoded.map_err(|source| RecoverError::Control { topic: topic.clone(), offset, source })?;
+            view.append(&record);
+            Ok(())
+        })?;
+        Ok(view)
+    }
+
+    /// Appends a plain record: it counts from its place in the topic, not from a transaction's end.
+    pub(super) fn append(&self, record: &ControlRecord) -> Result<(), RecoverError> {
+        let topic = names::control_topic(&self.config.job_uid);
+        let servers = self.config.properties.bootstrap_servers();
+        let failed = |e: ClientError| ConnectError::new(servers, &topic, e.code, &e.text, self.config.deadline, None);
+        let mut properties = self.config.properties.producer();
+        // Not idempotent, which may cost a start half a second: a record that is there twice counts once.
+        properties.extend([("acks", "all"), ("enable.idempotence", "false"), ("linger.ms", "0")]);
+        let producer = RawProducer::new(&properties).map_err(failed)?;
+        let deadline = Instant::now() + self.config.deadline;
+        producer.produce(&topic, 0, &record.encode(self.job), 0, deadline).map_err(failed)?;
+        producer.flush(self.config.deadline).map_err(failed)?;
+        match producer.take_deliveries().failed {
+            Some((_, error)) => Err(failed(error).into()),
+            None => Ok(()),
+        }
+    }
+}
+
+impl KafkaCommitLog {
+    /// Leaves the assignment that the process worked under: releases what the one in force took away. All memory of it must be dropped before.
+    /// What fails here costs the gainer a wait, and is otherwise harmless.
+    pub(super) fn release(&mut self) -> Result<(), CommitError> {
+        let told = |error: RecoverError| CommitError::Fatal { message: error.to_string() };
+        let plain = [("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")];
+        let client = ConsumerClient::new(&self.config.properties, &plain, self.config.deadline);
+        let client = client.map_err(|error| told(error.into()))?;
+        let config = self.config.clone();
+        let control = Control { config: &config, job: self.job, client: &client };
+        self.membership.view = control.read().map_err(told)?;
+        self.membership.process.in_transaction(self.in_transaction);
+        loop {
+            let steps = self.membership.process.steps(&self.membership.view);
+            let step = steps.into_iter().find(|step| matches!(step, Step::Prove | Step::Release(_)));
+            match step {
+                Some(Step::Prove) => {
+                    let number = self.membership.view.number();
+                    self.prove(number)?;
+                    self.membership.process.proven(number);
+                }
+                Some(Step::Release(release)) => {
+                    self.membership.process.let_go(&release.shards);
+                    tracing::info!(assignment = release.number, shards = ?release.shards, "released");
+                    control.append(&ControlRecord::Release(release)).map_err(told)?;
+                }
+                // Nothing is lost, or a transaction is open that this process cannot account for: who gains it will fence us.
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// Notices when another assignment is in force than the one that the process works under.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn watch(&self, notify: impl Fn() + Send + 'static) -> std::io::Result<Watching> {
+        let shared = Arc::new((Mutex::new(false), Condvar::new()));
+        let (stopped, config, job) = (Arc::clone(&shared), self.config.clone(), self.job);
+        let number = self.membership.view.number();
+        let look = move || watch(&config, job, number, &stopped, &notify);
+        let thread = std::thread::Builder::new().name("millstream-control".into()).spawn(look)?;
+        Ok(Watching { shared, thread: Some(thread) })
+    }
+}
+
+/// The thread that watches; ended and joined when dropped.
+pub struct Watching {
+    shared: Arc<(Mutex<bool>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.shared.1.notify_all();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::warn!("the control topic's thread panicked");
+        }
+    }
+}
+
+fn watch(config: &KafkaLogConfig, job: u64, number: u64, stop: &(Mutex<bool>, Condvar), notify: &dyn Fn()) {
+    let plain = [("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")];
+    let Ok(client) = ConsumerClient::new(&config.properties, &plain, config.deadline) else { return };
+    let (control, topic) = (Control { config, job, client: &client }, names::control_topic(&config.job_uid));
+    if let Ok(view) = control.read()
+        && let Some(proposal) = control.proposal(&view)
+    {
+        tracing::info!(assignment = proposal.number, pods = proposal.pods.len(), "the number of pods has changed");
+        if let Err(error) = control.append(&ControlRecord::Assignment(proposal)) {
+            tracing::warn!(%error, "cannot make the next assignment; the next start of pod 0 tries again");
+        }
+    }
+    let mut seen = -1;
+    loop {
+        let guard = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (stopped, _) =
+            stop.1.wait_timeout_while(guard, WORKING, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner);
+        if *stopped {
+            return;
+        }
+        drop(stopped);
+        // A broker that does not answer now is asked again: what is missed meanwhile is only the moment.
+        let Ok(end) = client.ends(&topic, &[0]) else { continue };
+        if std::mem::replace(&mut seen, end[0]) == end[0] {
+            continue;
+        }
+        match control.read() {
+            Ok(view) if view.number() > number => {
+                tracing::info!(from = number, to = view.number(), "another assignment is in force");
+                return notify();
+            }
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(%error, "cannot read the control topic now");
+                seen = -1;
+            }
+        }
+    }
+}
