@@ -337,8 +337,8 @@ mod tests {
 
     #[test]
     fn base64_is_that_of_the_rfc() {
-        let texts = ["", "f", "fo", "foo", "foob", "fooba", "foobar"];
-        let expected = ["", "Zg==", "Zm8=", "Zm9v", "Zm9vYg==", "Zm9vYmE=", "Zm9vYmFy"];
+        let texts = ["", "a", "ab", "abc", "abcd"];
+        let expected = ["", "YQ==", "YWI=", "YWJj", "YWJjZA=="];
         assert_eq!(texts.map(|text| base64(text.as_bytes())), expected);
         assert_eq!(base64(&[0xff, 0xfe, 0xfd]), "//79");
     }
