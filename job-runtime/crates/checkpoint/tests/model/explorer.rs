@@ -13,7 +13,7 @@ use xxhash_rust::xxh3::xxh3_128;
 
 const THREADS: usize = 2;
 /// States that a thread expands before what it found is handed over.
-const CHUNK: usize = 2048;
+const CHUNK: usize = 32_768;
 
 /// What is explored.
 pub(crate) trait Model: Sync {

@@ -4,7 +4,7 @@
 //! Owns the steps of broker, network and operator.
 
 use super::explorer::Step;
-use super::job::{ALL, Action, Job, OWNERS, Views};
+use super::job::{ALL, Action, Job, OWNERS};
 use super::world::{Record, SHARDS, Transaction, World};
 
 fn push(
@@ -21,8 +21,7 @@ fn push(
 
 impl Job {
     /// What the coordinators of all pods may do next.
-    pub(crate) fn broker_steps(&self, world: &World, views: &mut Views, out: &mut Vec<Step<Job>>) {
-        let owners = self.owners(world, views);
+    pub(crate) fn broker_steps(&self, world: &World, owners: &[Option<u8>; SHARDS], out: &mut Vec<Step<Job>>) {
         for pod in 0..self.pods {
             let coordinator = world.coordinators[usize::from(pod)];
             let both = OWNERS | ALL;
@@ -46,7 +45,7 @@ impl Job {
                 }
                 Transaction::Open => {
                     // At any moment, for the clocks are not ours; surely, when nobody is left who could end it.
-                    let ends = |process: usize| self.fair(process, &owners);
+                    let ends = |process: usize| self.fair(process, owners);
                     let others = world.live_processes(self.pods, pod).fold(0, |bits, process| bits | ends(process));
                     push(world, out, Action::Timeout(pod), both & !others, |next| {
                         next.new_epoch(self.pods, pod);

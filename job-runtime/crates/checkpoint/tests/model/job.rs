@@ -202,10 +202,11 @@ impl Model for Job {
 
     fn steps(&self, world: &World, views: &mut Views, out: &mut Vec<Step<Self>>) {
         out.clear();
+        let owners = self.owners(world, views);
         for process in 0..self.processes() {
-            self.process_steps(world, process, views, out);
+            self.process_steps(world, process, &owners, views, out);
         }
-        self.broker_steps(world, views, out);
+        self.broker_steps(world, &owners, out);
         self.control_steps(world, out);
     }
 

@@ -67,9 +67,15 @@ struct Turn<'a> {
 
 impl Job {
     /// Everything that one process may do next.
-    pub(crate) fn process_steps(&self, world: &World, index: usize, views: &mut Views, out: &mut Vec<Step<Job>>) {
-        let owners = self.owners(world, views);
-        let (pod, fair) = (self.pod(index), self.fair(index, &owners));
+    pub(crate) fn process_steps(
+        &self,
+        world: &World,
+        index: usize,
+        owners: &[Option<u8>; SHARDS],
+        views: &mut Views,
+        out: &mut Vec<Step<Job>>,
+    ) {
+        let (pod, fair) = (self.pod(index), self.fair(index, owners));
         let process = &world.processes[index];
         let mut turn = Turn { job: self, world, index, pod, fair, out };
         if process.stage == Stage::Down {

@@ -238,6 +238,27 @@ impl Disk {
     }
 }
 
+/// Bytes on the stack: a world is encoded millions of times.
+struct Bytes {
+    bytes: [u8; 192],
+    len: usize,
+}
+
+impl Bytes {
+    #[inline(always)]
+    fn push(&mut self, byte: u8) {
+        self.bytes[self.len] = byte;
+        self.len += 1;
+    }
+
+    #[inline(always)]
+    fn extend(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.push(*byte);
+        }
+    }
+}
+
 impl Process {
     pub(crate) const DOWN: Self = Self {
         stage: Stage::Down,
@@ -251,27 +272,29 @@ impl Process {
         open: [None; SHARDS],
     };
 
-    fn encode(&self, out: &mut Vec<u8>) {
+    fn encode(&self, out: &mut Bytes) {
         let bits = self.stage as u8 | u8::from(self.live) << 2 | (self.phase as u8) << 3;
-        out.extend([bits, self.read, self.proven]);
+        out.extend(&[bits, self.read, self.proven]);
         for shard in 0..SHARDS {
             let open = self.open[shard].map_or(7, |input| input);
             out.push(self.holding[shard] as u8 | self.next[shard] << 2 | open << 5);
         }
-        out.extend(self.fenced);
+        out.extend(&self.fenced);
     }
 }
 
 impl Partition {
-    fn encode(&self, out: &mut Vec<u8>) {
-        out.extend([self.visible, self.offset]);
+    fn encode(&self, out: &mut Bytes) {
+        out.extend(&[self.visible, self.offset]);
         for entry in self.waiting.iter() {
             out.push(
                 0x80 | entry.pod << 5 | entry.input << 2 | u8::from(entry.committed) << 1 | u8::from(entry.marked),
             );
         }
         out.push(0xfe);
-        out.extend(self.pending.iter().flat_map(|pending| [pending.pod, pending.offset.unwrap_or(0xff)]));
+        for pending in self.pending.iter() {
+            out.extend(&[pending.pod, pending.offset.unwrap_or(0xff)]);
+        }
         out.push(0xfe);
     }
 }
@@ -287,10 +310,16 @@ impl Record {
 
 impl World {
     /// Bytes that are equal exactly if two worlds are.
-    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
-        encode_records(self.control.all(), out);
+    pub(crate) fn encode(&self, to: &mut Vec<u8>) {
+        let mut bytes = Bytes { bytes: [0; 192], len: 0 };
+        let out = &mut bytes;
+        for record in self.control.all() {
+            out.extend(&record.encode());
+        }
         out.push(0xfe);
-        self.releases.iter().for_each(|release| out.extend(release.encode()));
+        for release in self.releases.iter() {
+            out.extend(&release.encode());
+        }
         out.push(0xfe);
         for coordinator in &self.coordinators {
             let transaction = match coordinator.transaction {
@@ -302,10 +331,17 @@ impl World {
             };
             out.push(transaction | u8::from(coordinator.end_on_the_way) << 2);
         }
-        self.partitions.iter().for_each(|partition| partition.encode(out));
-        self.processes.iter().for_each(|process| process.encode(out));
-        self.disks.iter().flatten().for_each(|disk| out.push(disk.inputs << 4 | disk.applied));
-        out.extend([self.budget.assignments << 4 | self.budget.stale, self.budget.crashes << 4 | self.budget.unknown]);
+        for partition in &self.partitions {
+            partition.encode(out);
+        }
+        for process in &self.processes {
+            process.encode(out);
+        }
+        for disk in self.disks.as_flattened() {
+            out.push(disk.inputs << 4 | disk.applied);
+        }
+        out.extend(&[self.budget.assignments << 4 | self.budget.stale, self.budget.crashes << 4 | self.budget.unknown]);
+        to.extend_from_slice(&bytes.bytes[..bytes.len]);
     }
 }
 
