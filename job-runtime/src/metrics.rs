@@ -21,6 +21,7 @@ use crate::connector::SizeHint;
 use crate::connector::stats::SourceStats;
 use crate::pod::EXCHANGE_BATCHES;
 use crate::pod::monitor::{CommitOutcome, CommitStats, Monitor};
+use crate::state::rocks::StoreFigures;
 
 pub use list::{ALL, Kind, MetricDoc};
 
@@ -88,6 +89,7 @@ impl Collector for PodCollector {
         let mut out = Vec::new();
         self.sources(&mut out);
         self.stream_operators(&mut out);
+        self.stores(&mut out);
         self.queues(&mut out);
         self.sinks(&mut out);
         self.workers(&mut out);
@@ -174,6 +176,9 @@ impl PodCollector {
         family(&list::OPERATOR_LATE, &sum(|n| n.late_dropped, |_| true), out);
         family(&list::STATE_ENTRIES, &sum(|n| n.state_entries, keyed), out);
         family(&list::STATE_BYTES, &sum(|n| n.state_bytes, keyed), out);
+        family(&list::STATE_HITS, &sum(|n| n.state_hits, keyed), out);
+        family(&list::STATE_MISSES, &sum(|n| n.state_misses, keyed), out);
+        family(&list::STATE_EVICTIONS, &sum(|n| n.state_evictions, keyed), out);
         let watermark = |node: &Node| Some(of(node).map(|n| n.watermark_ms).min()?? as f64 / 1000.0);
         let all = nodes.iter().filter_map(|node| Some((label(node), watermark(node)?))).collect();
         family(&list::OPERATOR_WATERMARK, &all, out);
@@ -185,6 +190,16 @@ impl PodCollector {
             }
         }
         family(&list::SOURCE_WATERMARK, &tables.into_iter().collect(), out);
+    }
+
+    fn stores(&self, out: &mut Vec<MetricFamily>) {
+        let stores = self.monitor.stores();
+        let series = |value: fn(&StoreFigures) -> u64| -> Series {
+            stores.iter().map(|store| (vec![store.shard.0.to_string()], value(store) as f64)).collect()
+        };
+        family(&list::STATE_DISK, &series(|store| store.disk_bytes), out);
+        family(&list::STATE_BUFFERS, &series(|store| store.buffer_bytes), out);
+        family(&list::STATE_STALLED, &series(|store| u64::from(store.stalled)), out);
     }
 
     fn queues(&self, out: &mut Vec<MetricFamily>) {

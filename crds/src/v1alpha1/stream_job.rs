@@ -113,6 +113,11 @@ pub struct StreamJobSpec {
     /// How the job takes snapshots of its state, if its StreamCluster says where they go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<JobCheckpoint>,
+    /// Memory of a pod for keyed state, as in `512Mi` or `2Gi`, from 10Mi to 9999Gi. State that is larger lies on disk and is read when it is
+    /// needed. It is a part of what the pod uses: `template.resources` must have room for it and about 200Mi more. 256Mi unless said otherwise.
+    #[schemars(length(max = 8), regex(pattern = r"^([1-9][0-9]{1,5}Mi|[1-9][0-9]{0,3}Gi)$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state_memory: Option<String>,
     /// Worker threads per pod. One per core that the pod may use unless said otherwise.
     #[schemars(range(min = 1, max = 256))]
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -163,7 +163,7 @@ fn config(args: &PodArgs, settings: &PodSettings, loaded: &Loaded) -> Result<Pod
         commit_interval: file.commit_interval,
         workers: file.workers.map_or(cores, usize::from).min(usize::from(file.shards)),
         state_dir: args.state_dir.clone(),
-        state_memory: StateMemory::default(),
+        state_memory: StateMemory::new(file.state_memory),
         fresh: false,
         snapshots: loaded.snapshots(checkpoints),
         ordinal,

@@ -70,7 +70,7 @@ fn config(args: &RunArgs, loaded: &Loaded) -> Result<PodConfig, Failure> {
         commit_interval: file.commit_interval,
         workers,
         state_dir: absolute(state_dir)?,
-        state_memory: StateMemory::default(),
+        state_memory: StateMemory::new(file.state_memory),
         fresh: args.fresh,
         snapshots: loaded.snapshots(args.checkpoint_dir.clone()),
         ordinal: 0,

@@ -49,6 +49,7 @@ const fn gauge(name: &'static str, labels: &'static [&'static str], help: &'stat
 const TABLE: &[&str] = &["table"];
 const PARTITION: &[&str] = &["table", "partition"];
 const OPERATOR: &[&str] = &["operator", "uid"];
+const SHARD: &[&str] = &["shard"];
 const QUEUE: &[&str] = &["operator", "uid", "worker"];
 
 macro_rules! metrics {
@@ -79,6 +80,13 @@ metrics! {
         "Watermark in seconds since 1970-01-01T00:00:00Z, the least of all workers.");
     STATE_ENTRIES = gauge("millstream_state_entries", OPERATOR, "Entries of keyed state in memory.");
     STATE_BYTES = gauge("millstream_state_bytes", OPERATOR, "Size of keyed state in memory, about.");
+    STATE_HITS = counter("millstream_state_hits_total", OPERATOR, "Rows whose entry was in memory, or new and known to be nowhere else.");
+    STATE_MISSES = counter("millstream_state_misses_total", OPERATOR, "Entries that were looked up on disk.");
+    STATE_EVICTIONS = counter("millstream_state_evictions_total", OPERATOR, "Entries that left memory to make room; they are on disk.");
+    STATE_DISK = gauge("millstream_state_disk_bytes", SHARD, "Size of a shard's database on disk.");
+    STATE_BUFFERS = gauge("millstream_state_write_buffer_bytes", SHARD, "Changes of a shard that are applied and not in its files yet.");
+    STATE_STALLED = gauge("millstream_state_write_stalled", SHARD,
+        "1 while RocksDB slows or stops writes to a shard because flushes or compactions are behind.");
     QUEUE_BATCHES = gauge("millstream_exchange_queue_batches", QUEUE,
         "Batches, watermarks and barriers that wait in the queues of an exchange to a worker.");
     QUEUE_CAPACITY = gauge("millstream_exchange_queue_capacity_batches", QUEUE,

@@ -334,6 +334,7 @@ impl Cast {
             inward: Vec::new(),
             outward: seat.outward(graph, properties.as_ref(), workers)?,
         };
+        monitor.watch_stores(stores.iter().map(RocksShardStore::gauge).collect());
         for store in stores {
             let worker = cast.owner[usize::from(store.shard().0)];
             cast.stores[worker].push(Box::new(store));

@@ -20,6 +20,7 @@ use crate::commit::CommitError;
 use crate::connector::SizeHint;
 use crate::connector::stats::SourceStats;
 use crate::snapshot::thread::{SnapshotStats, SnapshotView};
+use crate::state::rocks::{StoreFigures, StoreGauge};
 
 /// A commit that takes longer is counted as this.
 const LONGEST_COMMIT_MICROS: u64 = 600_000_000;
@@ -119,6 +120,7 @@ pub struct Monitor {
     workers: OnceLock<Vec<WorkerLink>>,
     sources: Mutex<Vec<SourceView>>,
     queues: OnceLock<Vec<QueueGauge>>,
+    stores: OnceLock<Vec<StoreGauge>>,
     sinks: Mutex<BTreeMap<u32, SinkCount>>,
     commits: Mutex<CommitStats>,
     snapshots: OnceLock<Arc<SnapshotStats>>,
@@ -140,6 +142,7 @@ impl Monitor {
             workers: OnceLock::new(),
             sources: Mutex::default(),
             queues: OnceLock::new(),
+            stores: OnceLock::new(),
             sinks: Mutex::default(),
             commits: Mutex::new(stats),
             snapshots: OnceLock::new(),
@@ -300,6 +303,15 @@ impl Monitor {
         }
         *sources = kept;
         sources.iter().filter(|source| source.node == node && !source.stats.is_closed()).count()
+    }
+
+    pub(super) fn watch_stores(&self, stores: Vec<StoreGauge>) {
+        let _ = self.stores.set(stores);
+    }
+
+    /// Figures of the databases that are open.
+    pub fn stores(&self) -> Vec<StoreFigures> {
+        self.stores.get().into_iter().flatten().filter_map(StoreGauge::read).collect()
     }
 
     pub(super) fn watch_queues(&self, queues: Vec<QueueGauge>) {

@@ -8,15 +8,18 @@
 //! `FF FF 00 00 00 00 "applied"` → `version u8 = 1 | log offset i64 LE`.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Weak};
 
 use dataflow::key::ShardId;
 use dataflow::state::{Change, ChangeBatch, LogOffset, STATE_KEY_PREFIX, ShardStore, StateError};
 use rocksdb::checkpoint::Checkpoint;
+use rocksdb::properties::{
+    ACTUAL_DELAYED_WRITE_RATE, CUR_SIZE_ALL_MEM_TABLES, IS_WRITE_STOPPED, PropName, TOTAL_SST_FILES_SIZE,
+};
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Env, IterateBounds, Options, PrefixRange,
-    ReadOptions, SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, Env, IterateBounds,
+    Options, PrefixRange, ReadOptions, SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::memory::StateMemory;
@@ -24,6 +27,8 @@ use super::memory::StateMemory;
 const APPLIED_KEY: &[u8] = b"\xff\xff\0\0\0\0applied";
 const APPLIED_VERSION: u8 = 1;
 const NONE: i64 = i64::MIN;
+/// What the prefix filters know of a key: the fixed part and eight bytes more, which are the window's end, or the start of the user's key.
+const FILTER_PREFIX: usize = STATE_KEY_PREFIX + 8;
 const DEFAULT_FAMILY: &str = "default";
 
 /// How much memory and how many threads the databases of all shards share.
@@ -126,6 +131,11 @@ impl RocksDatabases {
         table.set_whole_key_filtering(true);
         table.set_cache_index_and_filter_blocks(true);
         table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        // Indexes and filters in parts: a database of many times the cache must not need them whole in it.
+        table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+        table.set_partition_filters(true);
+        table.set_metadata_block_size(4096);
+        table.set_pin_top_level_index_and_filter(true);
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -134,7 +144,12 @@ impl RocksDatabases {
         // One shard may use a quarter of the buffers before it flushes for itself.
         options.set_write_buffer_size((self.config.write_buffer_bytes / 4).max(1 << 20));
         options.set_block_based_table_factory(&table);
-        options.set_prefix_extractor(SliceTransform::create_fixed_prefix(STATE_KEY_PREFIX));
+        options.set_prefix_extractor(SliceTransform::create_fixed_prefix(FILTER_PREFIX));
+        // New keys are looked up too: most of them end at these filters.
+        options.set_memtable_prefix_bloom_ratio(0.05);
+        options.set_memtable_whole_key_filtering(true);
+        // Many shards share a small budget: no memtable takes more than it needs.
+        options.set_arena_block_size((self.config.write_buffer_bytes / 256).clamp(16 << 10, 1 << 20));
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_bottommost_compression_type(DBCompressionType::Zstd);
         options.set_max_open_files(128);
@@ -147,6 +162,7 @@ impl RocksDatabases {
     }
 }
 
+#[derive(Debug)]
 struct ShardDb {
     shard: ShardId,
     db: DB,
@@ -208,7 +224,46 @@ impl FlushHandle {
     }
 }
 
+/// Figures of a shard's database for metrics. It does not keep the database open.
+#[derive(Clone, Debug)]
+pub struct StoreGauge {
+    db: Weak<ShardDb>,
+}
+
+/// What a database holds and how it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StoreFigures {
+    /// Which shard.
+    pub shard: ShardId,
+    /// Size of its files in bytes.
+    pub disk_bytes: u64,
+    /// Size of its write buffers in bytes.
+    pub buffer_bytes: u64,
+    /// True while writes are slowed or stopped.
+    pub stalled: bool,
+}
+
+impl StoreGauge {
+    /// The figures now; `None` once the database is closed.
+    pub fn read(&self) -> Option<StoreFigures> {
+        let db = self.db.upgrade()?;
+        // What cannot be read is shown as nothing: a figure is no reason to stop.
+        let figure = |name: &PropName| db.db.property_int_value(name).ok().flatten().unwrap_or(0);
+        Some(StoreFigures {
+            shard: db.shard,
+            disk_bytes: figure(TOTAL_SST_FILES_SIZE),
+            buffer_bytes: figure(CUR_SIZE_ALL_MEM_TABLES),
+            stalled: figure(IS_WRITE_STOPPED) > 0 || figure(ACTUAL_DELAYED_WRITE_RATE) > 0,
+        })
+    }
+}
+
 impl RocksShardStore {
+    /// Figures for metrics.
+    pub fn gauge(&self) -> StoreGauge {
+        StoreGauge { db: Arc::downgrade(&self.db) }
+    }
+
     /// A handle for flushing from another thread.
     pub fn flush_handle(&self) -> FlushHandle {
         FlushHandle { db: Arc::clone(&self.db) }
@@ -224,7 +279,7 @@ impl ShardStore for RocksShardStore {
         let mut read = ReadOptions::default();
         read.set_iterate_range(PrefixRange(prefix));
         // The table filters know prefixes of exactly this length; a shorter one has to look everywhere.
-        read.set_total_order_seek(prefix.len() < STATE_KEY_PREFIX);
+        read.set_total_order_seek(prefix.len() < FILTER_PREFIX);
         let mut cursor = self.db.db.raw_iterator_opt(read);
         cursor.seek_to_first();
         while let Some((key, value)) = cursor.item() {

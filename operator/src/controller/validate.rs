@@ -65,6 +65,9 @@ pub struct Definition {
     /// How the job takes snapshots.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<JobCheckpoint>,
+    /// Memory for keyed state. Not written out if the user says nothing, so that a new default is no new revision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_memory: Option<String>,
     /// Where they go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<CheckpointStorage>,
@@ -125,6 +128,7 @@ pub fn validate(job: &StreamJob, observed: &Observed, default_image: &str) -> Re
         kafka: kafka.map(kafka_settings),
         kafka_secret: kafka.and_then(|kafka| kafka.credentials_secret_ref.as_ref()).map(|secret| secret.name.clone()),
         checkpoint: spec.checkpoint.clone(),
+        state_memory: spec.state_memory.clone(),
         checkpoints: s3.map(|s3| CheckpointStorage { s3: s3_settings(s3) }),
         s3_secret: s3.and_then(|s3| s3.credentials_secret_ref.as_ref()).map(|secret| secret.name.clone()),
         template,

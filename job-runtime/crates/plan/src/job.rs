@@ -10,6 +10,7 @@ use std::time::Duration;
 mod checkpoint;
 pub mod duration;
 mod fields;
+mod memory;
 mod template;
 mod yaml;
 
@@ -58,6 +59,8 @@ pub struct JobFile {
     pub workers: Option<u16>,
     /// `spec.checkpoint`
     pub checkpoint: Checkpointing,
+    /// `spec.stateMemory`: memory of a pod for keyed state, in bytes.
+    pub state_memory: u64,
 }
 
 impl JobFile {
@@ -220,6 +223,7 @@ fn read_root(file_name: &str, text: &Arc<str>, root: &Node, problems: &mut Vec<D
         commit_interval: spec.commit_interval,
         workers: spec.workers,
         checkpoint: spec.checkpoint,
+        state_memory: spec.state_memory,
     })
 }
 
@@ -281,6 +285,7 @@ struct Spec {
     commit_interval: Duration,
     workers: Option<u16>,
     checkpoint: Checkpointing,
+    state_memory: u64,
 }
 
 const SPEC: &[&str] = &[
@@ -292,6 +297,7 @@ const SPEC: &[&str] = &[
     "shards",
     "commitInterval",
     "checkpoint",
+    "stateMemory",
     "workers",
     "template",
 ];
@@ -328,6 +334,7 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
     let range = (COMMIT_INTERVAL, "use 10ms to 60s; the default is 50ms");
     let commit_interval =
         checkpoint::duration(&fields, "commitInterval", range, problems).unwrap_or(DEFAULT_COMMIT_INTERVAL);
+    let state_memory = memory::read(&fields, "stateMemory", problems).unwrap_or(memory::DEFAULT);
     let checkpoint =
         fields.get("checkpoint").map_or_else(Checkpointing::default, |node| checkpoint::read(node, problems));
     if let Some(node) = fields.get("template") {
@@ -344,6 +351,7 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
         commit_interval,
         workers: workers.map(|(n, _)| n),
         checkpoint,
+        state_memory,
     })
 }
 

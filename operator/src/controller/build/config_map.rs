@@ -33,6 +33,9 @@ fn job_file(job: &ValidatedJob) -> serde_json::Value {
     if let Some(workers) = definition.workers {
         spec["workers"] = json!(workers);
     }
+    if let Some(memory) = &definition.state_memory {
+        spec["stateMemory"] = json!(memory);
+    }
     if let Some(checkpoint) = &definition.checkpoint {
         spec["checkpoint"] = json!(checkpoint);
     }
