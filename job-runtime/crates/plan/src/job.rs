@@ -330,6 +330,11 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
     };
     let replicas = fields.integer("replicas", 1..=4096, problems);
     let shards = fields.integer("shards", 1..=4096, problems);
+    let count = shards.as_ref().map_or(16, |(count, _)| *count);
+    if let Some((pods, span)) = replicas.as_ref().filter(|(pods, _)| *pods > count) {
+        let message = format!("`replicas` is {pods}, and the job has {count} shards: a pod needs a shard");
+        problems.push(Diagnostic::at(*span, message).help(format!("write {count} or less, or more `shards`")));
+    }
     let workers = fields.integer("workers", 1..=1024, problems);
     let range = (COMMIT_INTERVAL, "use 10ms to 60s; the default is 50ms");
     let commit_interval =
@@ -347,7 +352,7 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
         state,
         replicas: replicas.map_or(1, |(n, _)| n),
         replicas_span: replicas.map(|(_, span)| span),
-        shards: shards.map_or(16, |(n, _)| n),
+        shards: count,
         commit_interval,
         workers: workers.map(|(n, _)| n),
         checkpoint,

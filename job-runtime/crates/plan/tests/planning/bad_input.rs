@@ -30,6 +30,7 @@ fn files() {
             ("an unknown version", good.replace("v1alpha1", "v1")),
             ("a wrong type", good.replace("  sql: |", "  shards: many\n  sql: |")),
             ("out of range", good.replace("  sql: |", "  shards: 5000\n  sql: |")),
+            ("more pods than shards", good.replace("  sql: |", "  replicas: 20\n  sql: |")),
             ("a bad duration", good.replace("  sql: |", "  commitInterval: 50\n  sql: |")),
             ("a bad duration's unit", good.replace("  sql: |", "  commitInterval: 5 sec\n  sql: |")),
             ("too short a duration", good.replace("  sql: |", "  commitInterval: 1ms\n  sql: |")),
