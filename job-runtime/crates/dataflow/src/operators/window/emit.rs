@@ -72,7 +72,7 @@ impl WindowAggregate {
                 },
             };
             let rows = match firing.open.spilled.is_empty() {
-                true => self.from_memory(&mut firing)?,
+                true => self.all_in_memory(&mut firing)?,
                 false => self.merged(&mut firing, stores)?,
             };
             match rows {
@@ -93,7 +93,7 @@ impl WindowAggregate {
         Some(Firing::new(end, open))
     }
 
-    fn from_memory(&self, firing: &mut Firing) -> Result<Option<RecordBatch>, WindowError> {
+    fn all_in_memory(&self, firing: &mut Firing) -> Result<Option<RecordBatch>, WindowError> {
         let order = &firing.order[firing.at..];
         let order = &order[..order.len().min(EMIT_ROWS)];
         firing.at += order.len();
