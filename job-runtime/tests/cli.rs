@@ -11,6 +11,8 @@ mod dead_letters;
 mod exactly_once;
 #[path = "cli/flights.rs"]
 mod flights;
+#[path = "cli/larger.rs"]
+mod larger;
 #[path = "cli/oracle.rs"]
 mod oracle;
 #[path = "cli/pod.rs"]

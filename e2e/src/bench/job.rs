@@ -47,7 +47,15 @@ impl Runner {
     /// # Errors
     /// When the job fails or prints no report.
     pub fn run(&self, name: &str, sql: &str) -> anyhow::Result<RunReport> {
-        let output = self.command(name, sql)?.output().context("start millstream")?;
+        self.run_within(name, sql, "256Mi")
+    }
+
+    /// As [`Runner::run`], with `spec.stateMemory`.
+    ///
+    /// # Errors
+    /// When the job fails or prints no report.
+    pub fn run_within(&self, name: &str, sql: &str, memory: &str) -> anyhow::Result<RunReport> {
+        let output = self.command(name, sql, memory)?.output().context("start millstream")?;
         if !output.status.success() {
             bail!("job {name} failed with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
         }
@@ -61,13 +69,13 @@ impl Runner {
     /// # Errors
     /// When the process cannot be started.
     pub fn start(&self, name: &str, sql: &str) -> anyhow::Result<Job> {
-        let child = self.command(name, sql)?.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let child = self.command(name, sql, "256Mi")?.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         Ok(Job { child })
     }
 
-    fn command(&self, name: &str, sql: &str) -> anyhow::Result<Command> {
+    fn command(&self, name: &str, sql: &str, memory: &str) -> anyhow::Result<Command> {
         let file = self.dir.join(format!("{name}.yaml"));
-        std::fs::write(&file, job_text(name, sql))?;
+        std::fs::write(&file, job_text(name, sql, memory))?;
         let mut command = Command::new(&self.binary);
         command.arg("run").arg(&file).args(["--workers", "1", "--fresh", "--report", "json", "--state-dir"]);
         command.arg(self.dir.join(format!("{name}-state"))).stdin(Stdio::null());
@@ -113,10 +121,10 @@ impl Drop for Job {
     }
 }
 
-fn job_text(name: &str, sql: &str) -> String {
+fn job_text(name: &str, sql: &str, memory: &str) -> String {
     let sql: String = sql.trim().lines().map(|line| format!("    {}\n", line.trim())).collect();
     format!(
-        "apiVersion: millstream.io/v1alpha1\nkind: StreamJob\nmetadata:\n  name: {name}\nspec:\n  commitInterval: 50ms\n  sql: |\n{sql}"
+        "apiVersion: millstream.io/v1alpha1\nkind: StreamJob\nmetadata:\n  name: {name}\nspec:\n  commitInterval: 50ms\n  stateMemory: {memory}\n  sql: |\n{sql}"
     )
 }
 
@@ -126,6 +134,24 @@ pub fn bids(events: u64) -> String {
         "CREATE TABLE bid (auction BIGINT, bidder BIGINT, price BIGINT, channel STRING, url STRING, dateTime TIMESTAMP(3), extra STRING,
          WATERMARK FOR dateTime AS dateTime - INTERVAL '4' SECOND)
          WITH ('connector' = 'nexmark', 'nexmark.table.type' = 'bid', 'nexmark.events' = '{events}');\n"
+    )
+}
+
+/// Read-modify-write of keyed state: name, what it is, `spec.stateMemory`, keys. The keys come in no order, each twice.
+pub const STATE: [(&str, &str, &str, u64); 2] = [
+    ("state-memory", "count per key, 1 M keys, all in memory", "1Gi", 1_000_000),
+    ("state-disk", "count per key, 3 M keys, about ten times what memory has room for", "32Mi", 3_000_000),
+];
+
+/// A job that reads each of `keys` keys twice and counts them in one window.
+pub fn count_per_key(keys: u64) -> String {
+    format!(
+        "CREATE TABLE src (n BIGINT, k AS MOD(n * 7919, {keys}), at AS TO_TIMESTAMP_LTZ(MOD(n, 1000), 3), WATERMARK FOR at AS at)
+         WITH ('connector' = 'datagen', 'rows-per-second' = '1000000000', 'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '{}');
+         CREATE TABLE out (k BIGINT, n BIGINT) WITH ('connector' = 'blackhole');
+         INSERT INTO out SELECT k, COUNT(*) FROM TABLE(TUMBLE(TABLE src, DESCRIPTOR(at), INTERVAL '1' DAY))
+         GROUP BY k, window_start, window_end;",
+        keys * 2 - 1
     )
 }
 

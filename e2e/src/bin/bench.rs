@@ -23,6 +23,8 @@ fn floor(name: &str) -> &'static str {
         "q5-like" => "1.5",
         "kafka-q0" => "0.4",
         "kafka-count" => "0.8",
+        "state-memory" => "0.5",
+        "state-disk" => "0.02",
         _ => "",
     }
 }
@@ -34,6 +36,7 @@ async fn main() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let runner = Runner::new(&binary, dir.path());
     let mut rows = nexmark(&runner)?;
+    rows.extend(state(&runner)?);
     let mut latency = None;
     match std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
         Ok(bootstrap) => {
@@ -89,6 +92,16 @@ fn nexmark(runner: &Runner) -> anyhow::Result<Vec<Row>> {
         let report = runner.run(&format!("nexmark-{name}"), &format!("{}{query}", job::bids(NEXMARK_EVENTS)))?;
         rows.push(row(name, what, &report));
         println!("{name}: {:.2} M/s", report.rows_in as f64 / report.seconds / 1e6);
+    }
+    Ok(rows)
+}
+
+fn state(runner: &Runner) -> anyhow::Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for (name, what, memory, keys) in job::STATE {
+        let report = runner.run_within(name, &job::count_per_key(keys), memory)?;
+        println!("{name}: {:.3} M records per CPU-second", report.rows_in as f64 / report.cpu_seconds / 1e6);
+        rows.push(row(name, what, &report));
     }
     Ok(rows)
 }
