@@ -71,8 +71,6 @@ use super::storage::JobCheckpoint;
         .message("spec.shards cannot change: state is split by it and resharding through a savepoint does not exist yet; create another job instead"),
     validation = Rule::new("(has(self.replicas) ? self.replicas : 1) <= (has(self.shards) ? self.shards : 16)")
         .message("spec.replicas must not be more than spec.shards (16 unless said otherwise): a pod needs a shard"),
-    validation = Rule::new("(has(self.replicas) ? self.replicas : 1) == (has(oldSelf.replicas) ? oldSelf.replicas : 1)")
-        .message("spec.replicas cannot change: moving shards between pods does not exist yet; create another job instead"),
     validation = Rule::new("(has(self.template) && has(self.template.volumeSize) ? self.template.volumeSize : '') == (has(oldSelf.template) && has(oldSelf.template.volumeSize) ? oldSelf.template.volumeSize : '')")
         .message("spec.template.volumeSize cannot change: Kubernetes cannot change the volume claims of a StatefulSet; create another job instead"),
     validation = Rule::new("(has(self.template) && has(self.template.storageClassName) ? self.template.storageClassName : '') == (has(oldSelf.template) && has(oldSelf.template.storageClassName) ? oldSelf.template.storageClassName : '')")

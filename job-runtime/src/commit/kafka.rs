@@ -74,6 +74,8 @@ pub struct KafkaLogConfig {
     pub group: Option<String>,
     /// Replication factor of internal topics; `None` for the brokers' default.
     pub replication: Option<i16>,
+    /// A source whose position is kept as state of one pod, and so cannot pass to another: then the number of pods stays as it was.
+    pub bound_source: Option<String>,
     /// How long a start waits for Kafka.
     pub deadline: Duration,
     /// Set when the process is asked to stop: a start that waits for other pods ends.

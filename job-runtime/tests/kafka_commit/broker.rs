@@ -39,6 +39,7 @@ pub(crate) fn config(uid: &str, shards: u16) -> KafkaLogConfig {
         group: None,
         replication: None,
         deadline: Duration::from_secs(10),
+        bound_source: None,
         stop: std::sync::Arc::default(),
     }
 }

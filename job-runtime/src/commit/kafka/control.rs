@@ -68,8 +68,19 @@ impl Control<'_> {
     /// the next one takes from itself.
     fn proposal(&self, view: &View) -> Option<Assignment> {
         let current = view.in_force()?;
-        let changed = usize::from(self.config.pods) != current.pods.len();
-        (self.config.ordinal == 0 && changed).then(|| current.rescaled(self.config.pods))
+        if self.config.ordinal != 0 || usize::from(self.config.pods) == current.pods.len() {
+            return None;
+        }
+        if let Some(table) = &self.config.bound_source {
+            tracing::error!(
+                table,
+                pods = current.pods.len(),
+                "spec.replicas cannot change for this job: the position of a source that is not a topic on the sinks' Kafka cluster \
+                 is state of one pod; write the number of pods that there was"
+            );
+            return None;
+        }
+        Some(current.rescaled(self.config.pods))
     }
 
     fn await_share(&self, view: &mut View) -> Result<(), RecoverError> {

@@ -46,6 +46,10 @@ pub(super) fn fence(
 ) -> Result<Option<FencedLog>, PodError> {
     let Some(properties) = log_cluster(sinks)? else { return Ok(None) };
     let (sources, group) = riding(config, &config.planned.graph, &properties)?;
+    let bound = config.planned.graph.nodes.iter().find_map(|node| match &node.kind {
+        NodeKind::Source(source) if !sources.contains(&node.id) => Some(source.table.clone()),
+        _ => None,
+    });
     let fenced = KafkaCommitLog::fence(KafkaLogConfig {
         properties,
         job_uid: job_uid.to_owned(),
@@ -55,6 +59,7 @@ pub(super) fn fence(
         group,
         exchanges: dataflow::shuffle::exchanges(&config.planned.graph).map(|(_, uid)| uid).collect(),
         replication: config.connectors.kafka.as_ref().map(|kafka| kafka.internal_topic_replication),
+        bound_source: bound,
         deadline: DEADLINE,
         stop,
     })?;
