@@ -120,8 +120,8 @@ impl Recovered {
 
 /// The two forms of the commit log.
 enum Log {
-    Local(LocalCommitLog),
-    Kafka(KafkaLog),
+    Local(Box<LocalCommitLog>),
+    Kafka(Box<KafkaLog>),
 }
 
 impl Pod {
@@ -241,10 +241,15 @@ fn recover(
     };
     let mut stores = open_stores(&databases, &seat.own_shards())?;
     let log = match fenced {
-        Some(fenced) => Log::Kafka(fenced.recover(&mut stores)?),
+        Some(fenced) => Log::Kafka(Box::new(fenced.recover(&mut stores)?)),
         None => {
             let dir = directory.log_dir();
-            Log::Local(LocalCommitLog::open(&dir, directory.job_uid(), LocalLogConfig::default(), &mut stores)?)
+            Log::Local(Box::new(LocalCommitLog::open(
+                &dir,
+                directory.job_uid(),
+                LocalLogConfig::default(),
+                &mut stores,
+            )?))
         }
     };
     if let (Some(snapshots), Log::Local(log)) = (snapshots, &log) {
@@ -310,7 +315,7 @@ impl Cast {
         let home = Home::new(config.shards, stores[0].shard());
         let positions = Positions::find(&log, &stores, home, &sources)?;
         let (log, log_offsets, properties): (Box<dyn CommitLog>, _, _) = match log {
-            Log::Local(log) => (Box::new(log), Vec::new(), None),
+            Log::Local(log) => (log, Vec::new(), None),
             Log::Kafka(log) => {
                 let properties = log.log.properties().clone();
                 (Box::new(log.log), log.sources, Some(properties))
