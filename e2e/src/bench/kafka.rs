@@ -6,13 +6,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
 use hdrhistogram::Histogram;
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 /// Distinct keys in the records.
 pub const KEYS: u64 = 1_000;
@@ -105,14 +105,25 @@ fn now_us() -> anyhow::Result<u64> {
 ///
 /// # Errors
 /// When the topic cannot be read.
-pub fn latencies(bootstrap: &str, topic: &str, warm_up: Duration, length: Duration) -> anyhow::Result<Histogram<u64>> {
+pub fn latencies(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    warm_up: Duration,
+    length: Duration,
+) -> anyhow::Result<Histogram<u64>> {
     let mut config = config(bootstrap);
     config
         .set("group.id", "bench-latency")
         .set("isolation.level", "read_committed")
         .set("auto.offset.reset", "earliest");
     let consumer: BaseConsumer = config.set("enable.auto.commit", "false").set("fetch.wait.max.ms", "5").create()?;
-    consumer.subscribe(&[topic])?;
+    // Assigned, not subscribed: joining a group takes seconds, and a reader that must catch up first measures itself.
+    let mut all = TopicPartitionList::new();
+    for partition in 0..partitions {
+        all.add_partition_offset(topic, partition, Offset::Beginning)?;
+    }
+    consumer.assign(&all)?;
     let mut histogram = Histogram::new(3)?;
     let start = Instant::now();
     while start.elapsed() < length {
