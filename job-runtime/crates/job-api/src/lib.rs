@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub mod orders;
+
 /// Directory of the mounted ConfigMap: `job.yaml` (the StreamJob as accepted) and `settings.yaml` ([`PodSettings`]).
 pub const CONFIG_DIR: &str = "/etc/millstream";
 /// File of the StreamJob below [`CONFIG_DIR`].
@@ -19,7 +21,7 @@ pub const KAFKA_SECRET_DIR: &str = "/etc/millstream-secrets/kafka";
 pub const STATE_DIR: &str = "/var/lib/millstream";
 /// Port of `/healthz`, `/readyz`, `/startupz` and `/metrics`.
 pub const HEALTH_PORT: u16 = 8080;
-/// Port of `/status` ([`PodStatus`] as JSON).
+/// Port of `/status` ([`PodStatus`] as JSON) and of [`orders`].
 pub const CONTROL_PORT: u16 = 8443;
 /// The pod writes its last error here as [`Termination`] in JSON before it exits; Kubernetes shows it as the termination message.
 pub const TERMINATION_FILE: &str = "/dev/termination-log";
