@@ -8,6 +8,7 @@ mod discovery;
 mod driver;
 mod error;
 pub mod monitor;
+pub mod orders;
 mod shuffle;
 mod worker_thread;
 

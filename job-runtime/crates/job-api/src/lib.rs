@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+pub mod control;
 pub mod orders;
 
 /// Directory of the mounted ConfigMap: `job.yaml` (the StreamJob as accepted) and `settings.yaml` ([`PodSettings`]).
@@ -21,7 +22,7 @@ pub const KAFKA_SECRET_DIR: &str = "/etc/millstream-secrets/kafka";
 pub const STATE_DIR: &str = "/var/lib/millstream";
 /// Port of `/healthz`, `/readyz`, `/startupz` and `/metrics`.
 pub const HEALTH_PORT: u16 = 8080;
-/// Port of `/status` ([`PodStatus`] as JSON) and of [`orders`].
+/// Port of `/status` ([`PodStatus`] as JSON) and of [`orders`]: HTTP/1.1 over TLS, see [`control`].
 pub const CONTROL_PORT: u16 = 8443;
 /// The pod writes its last error here as [`Termination`] in JSON before it exits; Kubernetes shows it as the termination message.
 pub const TERMINATION_FILE: &str = "/dev/termination-log";
@@ -46,6 +47,12 @@ pub struct PodSettings {
     /// Where the job's snapshots go, if the StreamCluster names a place.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoints: Option<CheckpointStorage>,
+    /// Where a job without state of its own gets it from: [`orders::SavepointStatus::location`] of a savepoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_from: Option<String>,
+    /// Whose orders the pod takes; nobody's if it is not there. The pod reads the file again for it, so that a change restarts nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control: Option<control::ControlAccess>,
 }
 
 /// Where snapshots go.
@@ -127,6 +134,10 @@ pub struct PodStatus {
     /// The job's watermark in milliseconds since 1970-01-01T00:00:00Z.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark_ms: Option<i64>,
+    /// [`PodSettings::replicas`] as the pod would read it now. A pod that begins anew takes this number, so the operator waits for it before it
+    /// orders an assignment.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings_replicas: Option<u16>,
     /// Snapshots of this process, if the job takes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotStatus>,
@@ -189,4 +200,41 @@ pub enum TerminationReason {
     Stopped,
     /// A bug of ours.
     Internal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The settings that operators wrote before pods took orders, and the status that pods gave.
+    #[test]
+    fn what_was_written_before_is_still_read() {
+        let settings = r#"{"version": 1, "jobUid": "6d9d4d0c", "revision": "6f1c9a7e", "replicas": 2}"#;
+        let read: PodSettings = serde_json::from_str(settings).expect("old settings are settings");
+        assert_eq!((read.replicas, read.restore_from, read.control), (2, None, None));
+        let status = r#"{"version": 1, "revision": "6f1c9a7e", "phase": "Running", "commits": 7, "rowsIn": 1, "rowsOut": 2}"#;
+        let read: PodStatus = serde_json::from_str(status).expect("an old status is a status");
+        assert_eq!((read.commits, read.settings_replicas), (7, None));
+    }
+
+    #[test]
+    fn settings_are_read_as_they_were_written() {
+        let settings = PodSettings {
+            version: VERSION,
+            job_uid: "6d9d4d0c".to_owned(),
+            revision: "6f1c9a7e".to_owned(),
+            replicas: 2,
+            kafka: None,
+            checkpoints: None,
+            restore_from: Some("s3://streams/team-a/delays/6d9d4d0c/savepoint/one".to_owned()),
+            control: Some(control::ControlAccess {
+                issuer: "https://kubernetes.default.svc".to_owned(),
+                audience: control::audience("6d9d4d0c"),
+                subject: "system:serviceaccount:millstream-system:millstream-operator".to_owned(),
+                keys: vec![control::IssuerKey::Rsa { kid: "a".to_owned(), n: "AQAB".to_owned(), e: "AQAB".to_owned() }],
+            }),
+        };
+        let text = serde_json::to_string(&settings).expect("settings are JSON");
+        assert_eq!(serde_json::from_str::<PodSettings>(&text).expect("what was written is read"), settings);
+    }
 }

@@ -14,6 +14,9 @@ pub const STOP_PATH: &str = "/v1/stop";
 /// `POST` [`AssignmentRequest`]: 202, or [`Refused`].
 pub const ASSIGNMENT_PATH: &str = "/v1/assignment";
 
+/// Longest name of a savepoint.
+pub const SAVEPOINT_NAME_MAX: usize = 63;
+
 /// Make a savepoint of the whole job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -87,10 +90,77 @@ pub struct AssignmentRequest {
     pub replicas: u16,
 }
 
+/// Whether a savepoint may have this name: it becomes a part of keys and paths.
+pub fn is_savepoint_name(name: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=SAVEPOINT_NAME_MAX).contains(&name.len())
+        && name.bytes().all(inner)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
+}
+
 /// Why an order was not taken.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Refused {
     /// For people: what is wrong and what to do.
     pub message: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Debug;
+
+    use super::*;
+
+    #[track_caller]
+    fn is_written<T: Serialize + for<'a> Deserialize<'a> + PartialEq + Debug>(value: &T, text: &str) {
+        assert_eq!(serde_json::to_string(value).expect("it is JSON"), text);
+        assert_eq!(serde_json::from_str::<T>(text).expect("what was written is read"), *value);
+    }
+
+    #[test]
+    fn orders_and_answers_are_read_as_they_were_written() {
+        let request = SavepointRequest { name: "before-upgrade".to_owned(), stop: true };
+        is_written(&request, r#"{"name":"before-upgrade","stop":true}"#);
+        let only_name: SavepointRequest = serde_json::from_str(r#"{"name":"a"}"#).expect("a name is enough");
+        assert!(!only_name.stop);
+        let mut status = SavepointStatus {
+            version: crate::VERSION,
+            name: "a".to_owned(),
+            phase: SavepointPhase::Draining,
+            location: None,
+            pause_ms: None,
+            bytes: None,
+            message: None,
+        };
+        is_written(&status, r#"{"version":1,"name":"a","phase":"Draining"}"#);
+        status.phase = SavepointPhase::Completed;
+        (status.location, status.pause_ms, status.bytes) = (Some("s3://b/k".to_owned()), Some(12), Some(4096));
+        is_written(
+            &status,
+            r#"{"version":1,"name":"a","phase":"Completed","location":"s3://b/k","pauseMs":12,"bytes":4096}"#,
+        );
+        is_written(&StopRequest { mode: StopMode::Drain }, r#"{"mode":"Drain"}"#);
+        is_written(&AssignmentRequest { replicas: 3 }, r#"{"replicas":3}"#);
+        is_written(&Refused { message: "why".to_owned() }, r#"{"message":"why"}"#);
+    }
+
+    #[test]
+    fn an_order_with_a_field_that_is_not_known_is_not_read() {
+        assert!(serde_json::from_str::<SavepointRequest>(r#"{"name":"a","stopp":true}"#).is_err());
+        assert!(serde_json::from_str::<StopRequest>(r#"{"mode":"Kill"}"#).is_err());
+        assert!(serde_json::from_str::<AssignmentRequest>(r#"{"replicas":-1}"#).is_err());
+    }
+
+    #[test]
+    fn names_of_savepoints_can_be_parts_of_keys_and_paths() {
+        let longest = "x".repeat(SAVEPOINT_NAME_MAX);
+        for good in ["a", "0", "before-upgrade-2", &longest] {
+            assert!(is_savepoint_name(good), "{good}");
+        }
+        for bad in ["", "-a", "a-", "A", "a b", "a/b", "..", "ä", &"x".repeat(SAVEPOINT_NAME_MAX + 1)] {
+            assert!(!is_savepoint_name(bad), "{bad}");
+        }
+    }
 }

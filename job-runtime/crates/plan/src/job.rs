@@ -11,6 +11,7 @@ mod checkpoint;
 pub mod duration;
 mod fields;
 mod memory;
+mod restore;
 mod template;
 mod yaml;
 
@@ -61,6 +62,8 @@ pub struct JobFile {
     pub checkpoint: Checkpointing,
     /// `spec.stateMemory`: memory of a pod for keyed state, in bytes.
     pub state_memory: u64,
+    /// `spec.restoreFrom.location`: where a job without state of its own gets it from.
+    pub restore_from: Option<String>,
 }
 
 impl JobFile {
@@ -224,6 +227,7 @@ fn read_root(file_name: &str, text: &Arc<str>, root: &Node, problems: &mut Vec<D
         workers: spec.workers,
         checkpoint: spec.checkpoint,
         state_memory: spec.state_memory,
+        restore_from: spec.restore_from,
     })
 }
 
@@ -286,6 +290,7 @@ struct Spec {
     workers: Option<u16>,
     checkpoint: Checkpointing,
     state_memory: u64,
+    restore_from: Option<String>,
 }
 
 const SPEC: &[&str] = &[
@@ -299,6 +304,7 @@ const SPEC: &[&str] = &[
     "checkpoint",
     "stateMemory",
     "workers",
+    "restoreFrom",
     "template",
 ];
 /// What `commitInterval` may be.
@@ -342,6 +348,7 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
     let state_memory = memory::read(&fields, "stateMemory", problems).unwrap_or(memory::DEFAULT);
     let checkpoint =
         fields.get("checkpoint").map_or_else(Checkpointing::default, |node| checkpoint::read(node, problems));
+    let restore_from = fields.get("restoreFrom").and_then(|node| restore::read(node, problems));
     if let Some(node) = fields.get("template") {
         template::check(node, problems);
     }
@@ -357,6 +364,7 @@ fn read_spec(node: &Node, file: &str, problems: &mut Vec<Diagnostic>) -> Option<
         workers: workers.map(|(n, _)| n),
         checkpoint,
         state_memory,
+        restore_from,
     })
 }
 
