@@ -4,8 +4,12 @@
 
 use std::future::Future;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+
+/// What still blocks at the end is left after this time.
+const GIVE_UP: Duration = Duration::from_secs(2);
 
 /// The running thread. Dropping it cancels what runs on it and waits for it.
 pub(crate) struct Background {
@@ -27,7 +31,11 @@ impl Background {
         let token = cancel.clone();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let thread = std::thread::Builder::new().name("background".into());
-        let join = thread.spawn(move || runtime.block_on(work(token)))?;
+        let join = thread.spawn(move || {
+            runtime.block_on(work(token));
+            // An order that the job does not answer to must not hold up the end of the process.
+            runtime.shutdown_timeout(GIVE_UP);
+        })?;
         Ok(Self { cancel, join: Some(join) })
     }
 }

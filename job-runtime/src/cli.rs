@@ -2,9 +2,10 @@
 //!
 //! Owns arguments and exit codes. What a command does is in its own file below.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -13,6 +14,7 @@ use crate::snapshot::place::StorePlace;
 mod explain;
 mod failure;
 mod job;
+mod orders;
 mod pod;
 mod progress;
 mod report;
@@ -27,7 +29,7 @@ pub use failure::Failure;
 #[command(
     name = "millstream",
     version,
-    after_help = "Examples:\n  millstream run examples/flights/delays.yaml      run a job here, without Kafka or Kubernetes\n  millstream explain examples/flights/delays.yaml  what the job does, its state, and what it promises\n  millstream validate jobs/*.yaml                  check jobs without running them\n\nExit codes: 0 done, or stopped when asked; 1 the job failed; 2 wrong use, or the job file is wrong;\n3 the job cannot start (source, sink, state directory); 130 stopped at once by a second Ctrl-C.\nLogs: RUST_LOG=debug, or RUST_LOG=job_runtime::kafka=debug for one part."
+    after_help = "Examples:\n  millstream run examples/flights/delays.yaml      run a job here, without Kafka or Kubernetes\n  millstream explain examples/flights/delays.yaml  what the job does, its state, and what it promises\n  millstream validate jobs/*.yaml                  check jobs without running them\n\nExit codes: 0 done, or stopped when asked; 1 the job or the order failed; 2 wrong use, or the job file is wrong;\n3 the job cannot start (source, sink, state directory), or no job takes the order; 130 stopped at once by a second Ctrl-C.\nLogs: RUST_LOG=debug, or RUST_LOG=job_runtime::kafka=debug for one part."
 )]
 pub struct Cli {
     #[command(subcommand)]
@@ -65,6 +67,10 @@ enum Command {
         #[arg(value_name = "FILE")]
         file: PathBuf,
     },
+    /// Order a savepoint of a job that runs here with --control, wait for it, and print its location
+    Savepoint(SavepointArgs),
+    /// Stop a job that runs here with --control, and wait for its end
+    Stop(StopArgs),
     /// Run as a pod of Kubernetes: job and settings come from the mounted ConfigMap
     Pod(PodArgs),
     /// Show what a stopped job's state directory, or a snapshot, holds
@@ -98,9 +104,43 @@ struct RunArgs {
     /// Worker threads [default: `spec.workers`, else one per core]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=256))]
     workers: Option<u16>,
+    /// Take orders (savepoint, stop) at this address of this machine, as 127.0.0.1:7070. Whoever reaches it may give them
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = orders::loopback)]
+    control: Option<SocketAddr>,
     /// How to report the run at its end
     #[arg(long, value_enum, default_value_t = ReportFormat::Text)]
     report: ReportFormat,
+}
+
+/// Arguments of `savepoint`.
+#[derive(Args, Debug)]
+struct SavepointArgs {
+    /// Its name, unique in the job for ever: a-z, 0-9 and -
+    #[arg(value_name = "NAME", value_parser = orders::savepoint_name)]
+    name: String,
+    /// Where the job takes orders: what `millstream run` was given
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = orders::loopback)]
+    control: SocketAddr,
+    /// End the job behind the savepoint: it reads and writes nothing after it
+    #[arg(long)]
+    stop: bool,
+    /// How long to wait for it. It goes on when the time is over
+    #[arg(long, value_name = "DURATION", value_parser = orders::duration, default_value = "10m")]
+    timeout: Duration,
+}
+
+/// Arguments of `stop`.
+#[derive(Args, Debug)]
+struct StopArgs {
+    /// Where the job takes orders: what `millstream run` was given
+    #[arg(long, value_name = "ADDRESS:PORT", value_parser = orders::loopback)]
+    control: SocketAddr,
+    /// Treat what is read as all there is: windows close, then the job ends
+    #[arg(long)]
+    drain: bool,
+    /// How long to wait for the end
+    #[arg(long, value_name = "DURATION", value_parser = orders::duration, default_value = "2m")]
+    timeout: Duration,
 }
 
 /// What `state` can show.
@@ -179,7 +219,7 @@ struct PodArgs {
     /// Port of health and metrics
     #[arg(long, value_name = "PORT", default_value_t = job_api::HEALTH_PORT)]
     health_port: u16,
-    /// Port of the status
+    /// Port of the status and of orders
     #[arg(long, value_name = "PORT", default_value_t = job_api::CONTROL_PORT)]
     control_port: u16,
 }
@@ -199,6 +239,14 @@ impl Cli {
             Command::Explain { file } => {
                 crate::telemetry::init(self.log_format, QUIET_LOGS);
                 explain::explain(&file)
+            }
+            Command::Savepoint(args) => {
+                crate::telemetry::init(self.log_format, QUIET_LOGS);
+                orders::savepoint(&args)
+            }
+            Command::Stop(args) => {
+                crate::telemetry::init(self.log_format, QUIET_LOGS);
+                orders::stop(&args)
             }
             Command::Pod(args) => {
                 crate::telemetry::init(LogFormat::Json, "info");

@@ -1,16 +1,16 @@
-//! The two ports of a pod: health and metrics on one, the read-only status on the other.
+//! The port of health and metrics, and what a pod says of itself on this port and on the control port.
 //!
 //! Owns routes and answers. What "alive" and "ready" mean is decided from the monitor's facts by the functions here; nothing can be
-//! changed over HTTP.
+//! changed over this port (see `control`).
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use axum::{Json, Router};
 use job_api::{PodPhase, PodStatus, Termination};
 use prometheus::Registry;
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ use crate::pod::monitor::Monitor;
 /// A driver that has not gone round its loop for so long is stuck: longer than any wait that has a deadline of its own.
 const STUCK: Duration = Duration::from_secs(90);
 
-/// What both ports answer from.
+/// What the ports answer from.
 pub(crate) struct Pages {
     /// The run's numbers.
     pub(crate) monitor: Arc<Monitor>,
@@ -55,7 +55,8 @@ impl Pages {
         }
     }
 
-    fn status(&self) -> PodStatus {
+    /// What the pod says of itself.
+    pub(crate) fn status(&self) -> PodStatus {
         let (phase, error) = self.phase();
         let commits = self.monitor.commits();
         PodStatus {
@@ -68,28 +69,20 @@ impl Pages {
             rows_out: self.monitor.rows_out(),
             lag_rows: self.monitor.lag_records(),
             watermark_ms: self.monitor.watermark_ms().filter(|ms| *ms != i64::MAX),
+            settings_replicas: None,
             snapshots: self.monitor.snapshots().map(|view| view.status()),
             error,
         }
     }
 }
 
-/// Serves both ports until cancelled.
+/// Serves health and metrics until cancelled.
 ///
 /// # Errors
-/// When a port cannot be bound.
-pub(crate) async fn serve(
-    pages: Arc<Pages>,
-    health: u16,
-    control: u16,
-    cancel: CancellationToken,
-) -> std::io::Result<()> {
-    let bind = |port| TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)));
-    let (health, control) = (bind(health).await?, bind(control).await?);
-    let stop = cancel.clone();
-    let one = axum::serve(health, health_routes(Arc::clone(&pages))).with_graceful_shutdown(stop.cancelled_owned());
-    let two = axum::serve(control, control_routes(pages)).with_graceful_shutdown(cancel.cancelled_owned());
-    tokio::try_join!(one, two).map(|_| ())
+/// When the port cannot be bound.
+pub(crate) async fn serve(pages: Arc<Pages>, health: u16, cancel: CancellationToken) -> std::io::Result<()> {
+    let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::UNSPECIFIED, health))).await?;
+    axum::serve(listener, health_routes(pages)).with_graceful_shutdown(cancel.cancelled_owned()).await
 }
 
 fn health_routes(pages: Arc<Pages>) -> Router {
@@ -104,12 +97,6 @@ fn health_routes(pages: Arc<Pages>) -> Router {
             get(|State(pages): State<Arc<Pages>>| async move { answer(pages.ready(), "still starting") }),
         )
         .route("/metrics", get(metrics))
-        .with_state(pages)
-}
-
-fn control_routes(pages: Arc<Pages>) -> Router {
-    Router::new()
-        .route("/status", get(|State(pages): State<Arc<Pages>>| async move { Json(pages.status()) }))
         .with_state(pages)
 }
 

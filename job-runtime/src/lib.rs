@@ -6,6 +6,7 @@ mod background;
 pub mod cli;
 pub mod commit;
 pub mod connector;
+mod control;
 pub mod crash;
 pub mod format;
 mod http;

@@ -15,12 +15,18 @@ mod flights;
 mod larger;
 #[path = "cli/oracle.rs"]
 mod oracle;
+#[path = "cli/orders.rs"]
+mod orders;
 #[path = "cli/pod.rs"]
 mod pod;
 #[path = "cli/snapshots.rs"]
 mod snapshots;
 #[path = "cli/stopping.rs"]
 mod stopping;
+#[path = "cli/tls.rs"]
+mod tls;
+#[path = "cli/tokens.rs"]
+mod tokens;
 #[path = "cli/watched.rs"]
 mod watched;
 #[path = "cli/workshop.rs"]

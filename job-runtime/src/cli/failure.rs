@@ -22,15 +22,19 @@ pub enum Failure {
     Start(String),
     /// The job started and failed.
     Run(PodError),
+    /// Nobody takes an order: no job runs at the address.
+    Unreachable(String),
+    /// An order was refused, or did not come to its end.
+    Order(String),
 }
 
 impl Failure {
     /// Exit code of the process.
     pub fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
-            Self::Run(_) => 1,
+            Self::Run(_) | Self::Order(_) => 1,
             Self::Job(_) | Self::Usage(_) => 2,
-            Self::Connector(_) | Self::Start(_) => 3,
+            Self::Connector(_) | Self::Start(_) | Self::Unreachable(_) => 3,
         })
     }
 
@@ -40,7 +44,9 @@ impl Failure {
         let color = crate::telemetry::color(stderr.is_terminal());
         let text = match self {
             Self::Job(diagnostics) | Self::Connector(diagnostics) => diagnostics.render(color),
-            Self::Usage(text) | Self::Start(text) => error_line(text, color),
+            Self::Usage(text) | Self::Start(text) | Self::Unreachable(text) | Self::Order(text) => {
+                error_line(text, color)
+            }
             Self::Run(error) => error_line(&error.to_string(), color),
         };
         // Nobody is left to tell if standard error is gone.

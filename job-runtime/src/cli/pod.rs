@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use dataflow::key::Shards;
 use job_api::{JOB_FILE, PodPhase, PodSettings, SETTINGS_FILE, Termination, TerminationReason, VERSION};
+use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
 use super::job::{self, Loaded};
@@ -18,9 +19,11 @@ use super::{PodArgs, signals};
 use crate::background::Background;
 use crate::commit::kafka::RecoverError;
 use crate::connector::registry::{ConnectorContext, Output};
+use crate::control::{Bound, ControlError, ControlPort};
 use crate::http::{self, Pages};
 use crate::metrics::{self, JobLabels};
 use crate::pod::monitor::Monitor;
+use crate::pod::orders::Orders;
 use crate::pod::{Ended, Pod, PodConfig, PodError};
 use crate::snapshot::place::StorePlace;
 use crate::state::memory::StateMemory;
@@ -70,12 +73,19 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
         phase: Mutex::new((PodPhase::Starting, None)),
         revision: settings.revision.clone(),
     });
+    let orders: Arc<dyn Orders> = Arc::<Monitor>::clone(&monitor);
+    let file = args.config_dir.join(SETTINGS_FILE);
+    let control = ControlPort::of_pod(Arc::clone(&pages), orders, file, settings);
     let (ports, shown, watched) = ((args.health_port, args.control_port), Arc::clone(&pages), Arc::clone(&monitor));
     let background = Background::start(move |cancel| async move {
-        let http = http::serve(shown, ports.0, ports.1, cancel.clone());
-        let (http, signals) = tokio::join!(http, signals::watch(watched, cancel));
+        let http = http::serve(shown, ports.0, cancel.clone());
+        let orders = serve_control(control, ports.1, cancel.clone());
+        let (http, orders, signals) = tokio::join!(http, orders, signals::watch(watched, cancel));
         if let Err(error) = http.and(signals) {
-            tracing::error!(%error, "cannot serve health and status");
+            tracing::error!(%error, "cannot serve health");
+        }
+        if let Err(error) = orders {
+            tracing::error!(%error, "cannot serve status and orders");
         }
     });
     let internal =
@@ -98,6 +108,11 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
         }
     }
     result
+}
+
+async fn serve_control(control: Arc<ControlPort>, port: u16, cancel: CancellationToken) -> Result<(), ControlError> {
+    Bound::of_pod(port).await?.serve(control, cancel).await;
+    Ok(())
 }
 
 /// Replaces the process by a new one with the same arguments: a process has one assignment all its life, and Kubernetes need not know.
@@ -189,7 +204,7 @@ fn wait_for_stop(monitor: &Monitor) {
 fn last_words(failure: &Failure) -> String {
     match failure {
         Failure::Job(diagnostics) | Failure::Connector(diagnostics) => diagnostics.summary(),
-        Failure::Usage(text) | Failure::Start(text) => text.clone(),
+        Failure::Usage(text) | Failure::Start(text) | Failure::Unreachable(text) | Failure::Order(text) => text.clone(),
         Failure::Run(error) => error.to_string(),
     }
 }

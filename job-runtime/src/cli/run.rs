@@ -2,23 +2,33 @@
 //!
 //! Owns what a laptop adds to a pod: the state directory's place, the progress display, the report at the end.
 
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use dataflow::key::Shards;
+use job_api::PodPhase;
+use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
 use super::job::{self, Loaded};
 use super::{ReportFormat, RunArgs, progress, report, signals};
 use crate::background::Background;
 use crate::connector::registry::{ConnectorContext, Output};
+use crate::control::{Bound, ControlPort, Settling};
+use crate::http::Pages;
 use crate::pod::monitor::Monitor;
+use crate::pod::orders::Orders;
 use crate::pod::{Ended, Pod, PodConfig, PodError};
 use crate::state::memory::StateMemory;
 
 /// Directory below the current one that holds the state of jobs.
 const STATE_ROOT: &str = ".millstream";
+/// A run on a laptop has no revision.
+const LOCAL_REVISION: &str = "local";
+/// How often to look whether somebody still waits to be told.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// Runs a job to its end.
 pub(super) fn run(args: &RunArgs, started: Instant) -> Result<(), Failure> {
@@ -26,18 +36,33 @@ pub(super) fn run(args: &RunArgs, started: Instant) -> Result<(), Failure> {
     let monitor = Arc::new(Monitor::new(started));
     let config = config(args, &loaded)?;
     let state_dir = config.state_dir.clone();
+    let listener = args.control.map(listen).transpose()?;
+    let pages = Arc::new(Pages {
+        monitor: Arc::clone(&monitor),
+        registry: Mutex::new(None),
+        phase: Mutex::new((PodPhase::Starting, None)),
+        revision: LOCAL_REVISION.to_owned(),
+    });
+    let orders: Arc<dyn Orders> = Arc::<Monitor>::clone(&monitor);
+    let control = ControlPort::of_run(Arc::clone(&pages), orders);
     let pod = Pod::start(config, &monitor, started).map_err(|error| start_failure(&loaded, error))?;
+    pages.phase.lock().unwrap_or_else(PoisonError::into_inner).0 = PodPhase::Running;
     let shown = progress::Progress::new(&loaded, &pod.report, &state_dir);
-    let watched = Arc::clone(&monitor);
+    let (watched, listener, port) = (Arc::clone(&monitor), listener, Arc::clone(&control));
     let background = Background::start(move |cancel| async move {
         let signals = signals::watch(Arc::clone(&watched), cancel.clone());
-        let (signals, ()) = tokio::join!(signals, shown.run(&watched, cancel));
+        let orders = serve_control(listener, port, cancel.clone());
+        let (signals, (), orders) = tokio::join!(signals, shown.run(&watched, cancel), orders);
         if let Err(error) = signals {
             tracing::warn!(%error, "cannot watch for signals");
+        }
+        if let Err(error) = orders {
+            tracing::warn!(%error, "cannot take orders");
         }
     });
     let background = background.map_err(|e| Failure::Start(format!("cannot start a thread: {e}")))?;
     let ended = pod.run();
+    tell_the_end(control.settling());
     drop(background);
     let ended = ended.map_err(Failure::Run)?;
     match args.report {
@@ -45,6 +70,30 @@ pub(super) fn run(args: &RunArgs, started: Instant) -> Result<(), Failure> {
         ReportFormat::Json => report::json(&monitor, ended == Ended::AtEnd, started.elapsed()),
     }
     Ok(())
+}
+
+/// Binds the port for orders before anything is started, so that a port that is taken is seen at once.
+fn listen(address: SocketAddr) -> Result<TcpListener, Failure> {
+    let bound = TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener));
+    bound.map_err(|error| Failure::Start(format!("cannot take orders at {address}: {error}; write another --control")))
+}
+
+async fn serve_control(
+    listener: Option<TcpListener>,
+    port: Arc<ControlPort>,
+    cancel: CancellationToken,
+) -> std::io::Result<()> {
+    if let Some(listener) = listener {
+        Bound::of_run(listener)?.serve(port, cancel).await;
+    }
+    Ok(())
+}
+
+/// Who ordered a savepoint behind which the job ends is told of its end before the port closes.
+fn tell_the_end(settling: &Settling) {
+    while settling.is_watched() {
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// A connector's complaint is shown in the file; anything else as it is.

@@ -4,10 +4,12 @@
 
 use job_api::orders::{SavepointRequest, SavepointStatus, StopMode};
 
+use super::monitor::Monitor;
+
 /// Takes orders for the job that this process runs part of.
 ///
 /// A call takes note of an order and returns; it does not wait for the job. It may block for a short time (an append to the control
-/// topic), so it is called from a thread that may block.
+/// topic), so it is called from a thread that may block. It must not block for more than a few seconds: orders are given one at a time.
 pub trait Orders: Send + Sync {
     /// Orders a savepoint. Asking again for a name that is known answers how far that one is, and orders nothing.
     ///
@@ -52,4 +54,32 @@ pub enum OrderError {
         /// For people.
         message: String,
     },
+}
+
+impl Orders for Monitor {
+    fn savepoint(&self, _: SavepointRequest) -> Result<SavepointStatus, OrderError> {
+        Err(OrderError::Conflict { message: "this version of the job runtime makes no savepoints".to_owned() })
+    }
+
+    fn savepoint_status(&self, _: &str) -> Option<SavepointStatus> {
+        None
+    }
+
+    fn stop(&self, mode: StopMode) -> Result<(), OrderError> {
+        match mode {
+            StopMode::Stop => {
+                Self::stop(self);
+                Ok(())
+            }
+            StopMode::Drain => {
+                Err(OrderError::Conflict { message: "this version of the job runtime cannot drain a job".to_owned() })
+            }
+        }
+    }
+
+    fn assign(&self, _: u16) -> Result<(), OrderError> {
+        Err(OrderError::Conflict {
+            message: "this version of the job runtime takes the number of pods from its settings only".to_owned(),
+        })
+    }
 }

@@ -6,7 +6,12 @@ use std::net::{TcpListener, TcpStream};
 
 use serde_json::{Value, json};
 
+use super::tls::ask;
+use super::tokens::{SigningKey, access, claims};
 use super::workshop::{Running, Workshop};
+
+/// Uid of the pods' job.
+const UID: &str = "5d41402a-bc4b-4a76";
 
 /// A pod's folders and ports below the workshop's.
 struct Pod {
@@ -15,7 +20,7 @@ struct Pod {
     control: u16,
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
 }
 
@@ -23,7 +28,7 @@ impl Pod {
     fn new(job: &str) -> Self {
         let workshop = Workshop::new();
         workshop.write("job.yaml", job);
-        let settings = json!({"version": 1, "jobUid": "5d41402a-bc4b-4a76", "revision": "6f1c9a7e", "replicas": 1});
+        let settings = json!({"version": 1, "jobUid": UID, "revision": "6f1c9a7e", "replicas": 1});
         workshop.write("settings.yaml", &settings.to_string());
         Self { workshop, health: free_port(), control: free_port() }
     }
@@ -33,6 +38,15 @@ impl Pod {
         let arguments = ["pod", "--config-dir", ".", "--state-dir", "state", "--pod-name", "ticks-0"];
         let ports = ["--termination-file", "last-words", "--health-port", &health, "--control-port", &control];
         self.workshop.start(&[&arguments[..], &ports[..]].concat())
+    }
+
+    /// Asks on the control port.
+    fn ask(&self, method: &str, path: &str, token: Option<&str>, body: &str) -> Option<(u16, String)> {
+        ask(([127, 0, 0, 1], self.control).into(), method, path, token, body)
+    }
+
+    fn status(&self) -> Option<Value> {
+        serde_json::from_str(&self.ask("GET", "/status", None, "")?.1).ok()
     }
 
     fn last_words(&self) -> Value {
@@ -58,9 +72,8 @@ fn probes_metrics_and_status_tell_how_it_goes_and_sigterm_ends_it_well() {
     running.wait_until("ready", || get(pod.health, "/readyz").is_some_and(|(code, _)| code == 200));
     assert_eq!(get(pod.health, "/healthz").unwrap().0, 200);
     assert_eq!(get(pod.health, "/startupz").unwrap().0, 200);
-    let status = || -> Value { serde_json::from_str(&get(pod.control, "/status").unwrap().1).unwrap() };
-    running.wait_until("a commit", || status()["commits"].as_u64() > Some(0));
-    let told = status();
+    running.wait_until("a commit", || pod.status().is_some_and(|told| told["commits"].as_u64() > Some(0)));
+    let told = pod.status().unwrap();
     assert_eq!((&told["phase"], &told["revision"]), (&json!("Running"), &json!("6f1c9a7e")));
     let metrics = get(pod.health, "/metrics").unwrap().1;
     // What the book lists is what there is.
@@ -92,8 +105,7 @@ fn finished_input_is_said_and_the_pod_waits_to_be_ended() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
     let pod = Pod::new(&std::fs::read_to_string(path).unwrap().replace("'149999'", "'999'"));
     let mut running = pod.start();
-    let phase = || get(pod.control, "/status").and_then(|(_, body)| serde_json::from_str::<Value>(&body).ok());
-    running.wait_until("the end", || phase().is_some_and(|told| told["phase"] == "Finished"));
+    running.wait_until("the end", || pod.status().is_some_and(|told| told["phase"] == "Finished"));
     assert_eq!(get(pod.health, "/readyz").unwrap().0, 200);
     running.signal("TERM");
     assert_eq!(running.end().code, Some(0));
@@ -107,4 +119,27 @@ fn a_job_that_is_wrong_leaves_its_message_for_kubernetes() {
     let words = pod.last_words();
     assert_eq!(words["reason"], "InvalidJob");
     assert!(words["message"].as_str().unwrap().contains("job.yaml:"), "{words}");
+}
+
+#[test]
+fn the_operators_token_ends_the_job_and_another_one_does_not() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
+    let pod = Pod::new(&std::fs::read_to_string(path).unwrap());
+    let (key, stranger) = (SigningKey::rsa("k"), SigningKey::rsa("k"));
+    let settings =
+        json!({"version": 1, "jobUid": UID, "revision": "6f1c9a7e", "replicas": 1, "control": access(UID, &[&key])});
+    pod.workshop.write("settings.yaml", &settings.to_string());
+    let mut running = pod.start();
+    running.wait_until("a commit", || pod.status().is_some_and(|told| told["commits"].as_u64() > Some(0)));
+    let (theirs, ours) = (stranger.sign(&claims(UID)), key.sign(&claims(UID)));
+    let stop = |token: &str| pod.ask("POST", "/v1/stop", Some(token), r#"{"mode":"Stop"}"#).unwrap().0;
+    assert_eq!(stop(&theirs), 401);
+    assert!(running.runs());
+    assert_eq!(stop(&ours), 202);
+    let outcome = running.end();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    for token in [&theirs, &ours] {
+        let secret = token.rsplit_once('.').unwrap().1;
+        assert!(!outcome.stderr.contains(secret), "a token is in the log");
+    }
 }

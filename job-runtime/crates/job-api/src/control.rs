@@ -62,12 +62,7 @@ mod tests {
                        {"use":"sig","kty":"EC","kid":"b","crv":"P-256","alg":"ES256","x":"AA","y":"AQ"}]"#;
         let keys: Vec<IssuerKey> = serde_json::from_str(text).expect("these are keys");
         let rsa = IssuerKey::Rsa { kid: "a".to_owned(), n: "AQAB".to_owned(), e: "AQAB".to_owned() };
-        let ec = IssuerKey::Ec {
-            kid: "b".to_owned(),
-            crv: "P-256".to_owned(),
-            x: "AA".to_owned(),
-            y: "AQ".to_owned(),
-        };
+        let ec = IssuerKey::Ec { kid: "b".to_owned(), crv: "P-256".to_owned(), x: "AA".to_owned(), y: "AQ".to_owned() };
         assert_eq!(keys, [rsa, ec]);
         let back = serde_json::to_string(&keys).expect("keys are JSON");
         assert_eq!(serde_json::from_str::<Vec<IssuerKey>>(&back).expect("what was written is read"), keys);

@@ -212,7 +212,8 @@ mod tests {
         let settings = r#"{"version": 1, "jobUid": "6d9d4d0c", "revision": "6f1c9a7e", "replicas": 2}"#;
         let read: PodSettings = serde_json::from_str(settings).expect("old settings are settings");
         assert_eq!((read.replicas, read.restore_from, read.control), (2, None, None));
-        let status = r#"{"version": 1, "revision": "6f1c9a7e", "phase": "Running", "commits": 7, "rowsIn": 1, "rowsOut": 2}"#;
+        let status =
+            r#"{"version": 1, "revision": "6f1c9a7e", "phase": "Running", "commits": 7, "rowsIn": 1, "rowsOut": 2}"#;
         let read: PodStatus = serde_json::from_str(status).expect("an old status is a status");
         assert_eq!((read.commits, read.settings_replicas), (7, None));
     }
