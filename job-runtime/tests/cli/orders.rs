@@ -5,7 +5,8 @@ use super::workshop::Workshop;
 
 /// A job that runs until it is stopped, at this port of this machine.
 fn start(workshop: &Workshop, port: u16) -> super::workshop::Running {
-    workshop.copy("job-runtime/tests/cli/jobs/ticks.yaml", "job.yaml");
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
+    workshop.write("job.yaml", &std::fs::read_to_string(path).unwrap().replace("'149999'", "'149999999999'"));
     let address = format!("127.0.0.1:{port}");
     let mut running = workshop.start(&["run", "job.yaml", "--control", &address, "--report", "json"]);
     running.wait_until("the port", || std::net::TcpStream::connect(&address).is_ok());
