@@ -154,6 +154,30 @@ reasons! {
     ApplyRefused,
     /// What was waited for did not come in time; the operator keeps trying.
     DeadlineExceeded,
+    /// The Checkpoint that `spec.restoreFrom` names does not exist.
+    CheckpointNotFound,
+    /// The Checkpoint that `spec.restoreFrom` names is not complete.
+    CheckpointNotReady,
+    /// Work is being distributed over another number of pods.
+    Rescaling,
+    /// The StreamJob of a Checkpoint does not exist, or is not the one that the savepoint was ordered from.
+    JobNotFound,
+    /// The StreamJob of a Checkpoint has no pods and will have none without an edit.
+    JobNotRunning,
+    /// The StreamJob of a Checkpoint has no pod yet that takes orders.
+    WaitingForJob,
+    /// The StreamJob of a Checkpoint has no place for snapshots.
+    NoStorage,
+    /// The job's pods do not take the order; the message holds their words.
+    OrderRefused,
+    /// The savepoint is ordered and not complete.
+    SavepointRunning,
+    /// The savepoint is complete: a job can be started from it.
+    Completed,
+    /// The savepoint failed: the job went on, and another one can be created.
+    SavepointFailed,
+    /// An event: the operator ordered the job's work to be distributed over another number of pods.
+    AssignmentOrdered,
     /// An event: the spec changed and a new revision is being deployed.
     RevisionChanged,
     /// An event: a pod of an older revision was ended.

@@ -13,10 +13,13 @@ mod stream_job;
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt as _;
 
-pub use checkpoint::{Checkpoint, CheckpointSpec, CheckpointStatus, CheckpointType, DeletionPolicy, JobRef};
+pub use checkpoint::{
+    Checkpoint, CheckpointPhase, CheckpointSpec, CheckpointStatus, CheckpointType, DeletionPolicy, JobRef,
+    OrderedSavepoint,
+};
 pub use pod::{EnvVar, EnvVarSource, KeyRef, LocalRef, PodTemplate};
 pub use status::{Ended, EndedPhase, LastCheckpoint, LastError, Phase, Progress, StreamJobStatus};
-pub use storage::{CheckpointRetention, CheckpointStorage, ClusterStorage, JobCheckpoint, S3Storage};
+pub use storage::{CheckpointRetention, CheckpointStorage, ClusterStorage, JobCheckpoint, RestoreFrom, S3Storage};
 pub use stream_cluster::{
     ClusterDefaults, ClusterKafka, ImagePullPolicy, InternalTopics, StreamCluster, StreamClusterSpec,
 };

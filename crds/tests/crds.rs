@@ -206,6 +206,23 @@ fn what_names_the_state_cannot_change() {
 }
 
 #[test]
+fn a_job_is_restored_from_one_place_and_only_when_it_is_new() {
+    let with = |from: Value| json!({"sql": "SELECT 1", "restoreFrom": from});
+    let one = with(json!({"checkpoint": "before-upgrade"}));
+    accepted(one.clone());
+    accepted(with(json!({"location": "s3://streams/team-a/delays/uid/savepoints/one"})));
+    refused(&job("delays", with(json!({}))), None, "exactly one of restoreFrom.checkpoint and restoreFrom.location");
+    let both = with(json!({"checkpoint": "a", "location": "s3://b/c"}));
+    refused(&job("delays", both), None, "exactly one of restoreFrom.checkpoint and restoreFrom.location");
+    let (without, other) = (job("delays", json!({"sql": "SELECT 1"})), with(json!({"checkpoint": "another"})));
+    refused(&job("delays", one.clone()), Some(&without), "spec.restoreFrom cannot be added or changed");
+    refused(&job("delays", other), Some(&job("delays", one.clone())), "spec.restoreFrom cannot be added or changed");
+    let crd = crd_of::<StreamJob>();
+    assert_eq!(refusals(&crd, &job("delays", one.clone()), Some(&job("delays", one.clone()))), Vec::<String>::new());
+    assert_eq!(refusals(&crd, &without, Some(&job("delays", one))), Vec::<String>::new(), "it may be left out later");
+}
+
+#[test]
 fn a_variable_has_one_value_and_a_name_of_its_own() {
     let with = |env: Value| job("delays", json!({"sql": "SELECT 1", "template": {"env": [env]}}));
     refused(&with(json!({"name": "A"})), None, "exactly one of value and valueFrom");
@@ -248,6 +265,21 @@ fn a_checkpoint_cannot_change() {
     };
     assert_eq!(refusals(&crd, &object("Savepoint"), Some(&object("Savepoint"))), Vec::<String>::new());
     assert!(!refusals(&crd, &object("Savepoint"), Some(&object("Checkpoint"))).is_empty());
+}
+
+#[test]
+fn the_status_of_a_checkpoint_can_be_read_again() {
+    let value = json!({
+        "observedGeneration": 1, "phase": "Completed",
+        "savepoint": {"name": "cp-1", "jobUid": "6d9d4d0c", "at": "2026-11-21T07:00:00Z"},
+        "location": "s3://streams/one", "sizeBytes": 4096, "pauseMs": 12, "durationMs": 1500,
+        "completedAt": "2026-11-21T07:00:01Z", "message": "complete"
+    });
+    let status: v1alpha1::CheckpointStatus = serde_json::from_value(value.clone()).expect("it is a status");
+    assert_eq!(serde_json::to_value(&status).expect("a status is JSON"), value);
+    // As the last version wrote it.
+    let old = json!({"observedGeneration": 1, "conditions": []});
+    serde_json::from_value::<v1alpha1::CheckpointStatus>(old).expect("an old status is a status");
 }
 
 #[test]

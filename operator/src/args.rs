@@ -26,6 +26,10 @@ pub struct Args {
     #[arg(long, env = "POD_NAME", default_value_t = default_identity())]
     pub identity: String,
 
+    /// Service account of the operator's own pods: its tokens are what jobs' pods take orders by.
+    #[arg(long, env = "MILLSTREAM_SERVICE_ACCOUNT", default_value = "millstream-operator")]
+    pub service_account: String,
+
     /// Where /healthz, /readyz and /metrics are served.
     #[arg(long, env = "MILLSTREAM_HEALTH_ADDRESS", default_value = "0.0.0.0:8080")]
     pub health_address: SocketAddr,

@@ -3,6 +3,7 @@
 //! Deciding and building are pure; observing, applying and the status talk to the cluster and decide nothing.
 
 pub mod apply;
+pub mod assign;
 pub mod build;
 pub mod decide;
 pub mod delete;
@@ -24,6 +25,7 @@ use kube::runtime::events::Recorder;
 use kube::{Api, Client, ResourceExt as _};
 use tracing::{Instrument as _, field, info_span};
 
+use crate::access::Access;
 use crate::args::Args;
 use crate::job_client::JobClient;
 use crate::metrics::{Metrics, Outcome};
@@ -46,6 +48,8 @@ pub struct Context {
     pub client: Client,
     /// The jobs' pods.
     pub pods: Arc<dyn JobClient>,
+    /// How the operator proves to them who it is.
+    pub access: Access,
     /// Events of ours.
     pub recorder: Recorder,
     /// Metrics of ours.
@@ -132,7 +136,7 @@ async fn steps(seen: &DeserializeGuard<StreamJob>, context: &Context, key: &str)
     let job = delete::ensure_finalizer(context, &api, job).await?;
 
     // observe (client required)
-    let observed = observe::observe(&context.client, context.pods.as_ref(), &job).await.map_err(Error::Observe)?;
+    let observed = observe::observe(context, &job).await.map_err(Error::Observe)?;
     // validate (no client required)
     let valid = match validate::validate(&job, &observed, &context.args.job_image) {
         Ok(valid) => valid,
@@ -147,18 +151,22 @@ async fn steps(seen: &DeserializeGuard<StreamJob>, context: &Context, key: &str)
     // decide (no client required)
     let recorded = Recorded::from_status(job.status.as_ref(), job.metadata.generation);
     let decision = decide(&valid, &recorded, observed.stateful_set.as_ref(), &observed.pods, observed.now);
-    // An end is recorded before the pods are taken away: what a restart cannot see any more must be known from the status.
-    let job = if decision.ended == recorded.ended {
+    // An end is recorded before the pods are taken away, and where the first state comes from before there are pods: what a restart cannot
+    // see any more must be known from the status.
+    let job = if decision.ended == recorded.ended && valid.restore_from == recorded.restore_from {
         job
     } else {
         status::write(context, &api, &job, NewStatus::of_job(&job, &valid, &decision, &observed), key).await?
     };
+    // order (pods required)
+    let assigned = assign::assign(context, &job, &valid, &decision, &observed.pods).await;
     // build (no client required)
     let objects = build::build(&valid, decision.replicas, &context.args.namespace);
     // apply (client required)
     let applied = apply::apply(context, &objects, &decision, &observed, key).await?;
     // status (client required)
     let mut new = NewStatus::of_job(&job, &valid, &decision, &observed);
+    new.assign(assigned);
     if let Applied::Refused { object, message } = &applied {
         new.refuse(object, message);
     }

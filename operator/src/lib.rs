@@ -2,6 +2,7 @@
 //!
 //! It talks to the API server and to the job's pods. It has no Kafka and no object store client, and reads no Secret.
 
+pub mod access;
 pub mod args;
 pub mod checkpoints;
 pub mod controller;

@@ -19,6 +19,7 @@ use kube::runtime::{controller, watcher};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use tokio_util::sync::CancellationToken;
 
+use crate::access::Access;
 use crate::args::Args;
 use crate::checkpoints;
 use crate::controller::apply::AppliedCache;
@@ -173,6 +174,7 @@ fn context(args: &Args, client: Client, metrics: Arc<Metrics>) -> Result<Context
     let reporter = Reporter { controller: names::CONTROLLER.to_owned(), instance: Some(args.identity.clone()) };
     Ok(Context {
         recorder: Recorder::new(client.clone(), reporter),
+        access: Access::new(client.clone(), &args.namespace, &args.service_account),
         client,
         pods: Arc::new(HttpJobClient::new().map_err(RunError::JobClient)?),
         metrics,

@@ -45,6 +45,15 @@ pub struct StreamJobStatus {
     /// The last thing that went wrong, in the pod's own words. It stays until something else goes wrong or another revision runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<LastError>,
+    /// Number of pods that the job's work was last distributed over by an order of the operator, or that the job began with.
+    #[schemars(range(min = 0))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub assigned_replicas: Option<i32>,
+    /// Where the job was told to get its first state from: the location that `spec.restoreFrom` came to. It holds also when the Checkpoint is
+    /// deleted.
+    #[schemars(length(max = 1024))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_from: Option<String>,
     /// Set when the job came to an end by itself; it is then kept without pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,

@@ -86,3 +86,19 @@ pub struct CheckpointRetention {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub age: Option<String>,
 }
+
+/// The savepoint that a new job begins with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, KubeSchema)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.checkpoint) != has(self.location)")
+    .message("write exactly one of restoreFrom.checkpoint and restoreFrom.location"))]
+pub struct RestoreFrom {
+    /// Name of a Checkpoint of this namespace that is complete.
+    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// Where the savepoint is: `status.location` of a Checkpoint.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^\S+$"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub location: Option<String>,
+}

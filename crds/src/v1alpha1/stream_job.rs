@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::pod::{KeyRef, PodTemplate};
 use super::status::StreamJobStatus;
-use super::storage::JobCheckpoint;
+use super::storage::{JobCheckpoint, RestoreFrom};
 
 /// A streaming job: SQL that runs until it is suspended, deleted, or its bounded input ends.
 #[derive(CustomResource, KubeSchema, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -74,7 +74,9 @@ use super::storage::JobCheckpoint;
     validation = Rule::new("(has(self.template) && has(self.template.volumeSize) ? self.template.volumeSize : '') == (has(oldSelf.template) && has(oldSelf.template.volumeSize) ? oldSelf.template.volumeSize : '')")
         .message("spec.template.volumeSize cannot change: Kubernetes cannot change the volume claims of a StatefulSet; create another job instead"),
     validation = Rule::new("(has(self.template) && has(self.template.storageClassName) ? self.template.storageClassName : '') == (has(oldSelf.template) && has(oldSelf.template.storageClassName) ? oldSelf.template.storageClassName : '')")
-        .message("spec.template.storageClassName cannot change: Kubernetes cannot change the volume claims of a StatefulSet; create another job instead")
+        .message("spec.template.storageClassName cannot change: Kubernetes cannot change the volume claims of a StatefulSet; create another job instead"),
+    validation = Rule::new("!has(self.restoreFrom) || (has(oldSelf.restoreFrom) && self.restoreFrom == oldSelf.restoreFrom)")
+        .message("spec.restoreFrom cannot be added or changed: only a new job begins with a savepoint; create another job instead")
 )]
 pub struct StreamJobSpec {
     /// The StreamCluster of this namespace whose Kafka, image and defaults the job uses. Without it the job uses no Kafka settings but
@@ -92,7 +94,7 @@ pub struct StreamJobSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<DesiredState>,
     /// Number of pods; also served by the scale subresource. 1 unless said otherwise, at most `shards`. More than 1 needs a sink with
-    /// connector `kafka`: pods work together through Kafka. Cannot change.
+    /// connector `kafka`: pods work together through Kafka. May change while the job runs.
     #[schemars(range(min = 1, max = 4096))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u16>,
@@ -111,6 +113,10 @@ pub struct StreamJobSpec {
     /// How the job takes snapshots of its state, if its StreamCluster says where they go.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<JobCheckpoint>,
+    /// The savepoint that the job begins with, if it has no state of its own yet. It is for new jobs: it can be left out later, but neither
+    /// added nor changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore_from: Option<RestoreFrom>,
     /// Memory of a pod for keyed state, as in `512Mi` or `2Gi`, from 10Mi to 9999Gi. State that is larger lies on disk and is read when it is
     /// needed. It is a part of what the pod uses: `template.resources` must have room for it and about 200Mi more. 256Mi unless said otherwise.
     #[schemars(length(max = 8), regex(pattern = r"^([1-9][0-9]{1,5}Mi|[1-9][0-9]{0,3}Gi)$"))]

@@ -26,6 +26,10 @@ const PODS_DEADLINE: SignedDuration = SignedDuration::from_secs(30);
 /// How long pods may take to become ready, without a known reason, before the job is called stalled.
 const READY_DEADLINE: SignedDuration = SignedDuration::from_mins(10);
 
+/// How long pods that are to go may wait for their work to be distributed over the others. The kubelet brings new settings to pods within two
+/// minutes.
+const LEAVE_DEADLINE: SignedDuration = SignedDuration::from_mins(4);
+
 /// What is recorded in the status from earlier decisions.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Recorded {
@@ -39,6 +43,10 @@ pub struct Recorded {
     pub stalled: Option<Reason>,
     /// Since when the operator is at work.
     pub working_since: Option<Timestamp>,
+    /// Number of pods that the work is distributed over, as far as the operator ordered it.
+    pub assigned: Option<u16>,
+    /// Where the job's first state comes from.
+    pub restore_from: Option<String>,
 }
 
 /// What is decided.
@@ -46,6 +54,8 @@ pub struct Recorded {
 pub struct Decision {
     /// Pods that the StatefulSet should have.
     pub replicas: u16,
+    /// What is to be said to the pods about their number.
+    pub assign: Assign,
     /// The pod of an older revision that goes now, so that the StatefulSet makes it anew.
     pub replace: Option<PodRef>,
     /// Where the job is in its life.
@@ -58,6 +68,17 @@ pub struct Decision {
     pub ended: Option<Ended>,
     /// What went wrong last.
     pub last_error: Option<LastError>,
+}
+
+/// What is to be said to a job's pods about their number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Assign {
+    /// Nothing.
+    Nothing,
+    /// Nothing, but it is to be recorded: the job began with this number.
+    Record(u16),
+    /// Distribute the work over so many pods.
+    Order(u16),
 }
 
 /// One very pod.
@@ -96,6 +117,8 @@ impl Recorded {
                 Reason::ALL.iter().map(|(reason, _)| *reason).find(|reason| reason.as_str() == condition.reason)
             }),
             working_since: find(ConditionType::Reconciling).map(|condition| condition.last_transition_time.0),
+            assigned: status.assigned_replicas.and_then(|count| u16::try_from(count).ok()),
+            restore_from: status.restore_from.clone(),
         }
     }
 }
@@ -112,12 +135,16 @@ pub fn decide(
     let last_error = decide_last_error(job, recorded, pods, now);
     let wanted = match (&ended, job.state) {
         (Some(_), _) | (None, DesiredState::Suspended) => 0,
-        (None, DesiredState::Running) => job.replicas,
+        (None, DesiredState::Running) => decide_replicas(job, recorded, set, pods, now),
     };
     let ready = pods.iter().filter(|pod| is_current(pod, job, set) && pod.ready && !pod.terminating).count();
     let verdict = match (&ended, job.state) {
         (Some(ended), _) => verdict_ended(ended, last_error.as_ref(), pods),
         (None, DesiredState::Suspended) => verdict_suspended(pods),
+        (None, DesiredState::Running) if wanted > job.replicas => {
+            let (from, to) = (count(usize::from(wanted)), job.replicas);
+            Verdict::Working(Reason::Rescaling, format!("{from} stay until their work is distributed over {to}"))
+        }
         (None, DesiredState::Running) => verdict_running(job, recorded, set, pods, ready, now),
     };
     let phase = match (&ended, job.state) {
@@ -131,6 +158,7 @@ pub fn decide(
     };
     Decision {
         replicas: wanted,
+        assign: decide_assignment(job, recorded, wanted, &verdict, pods),
         replace: decide_replacement(set, pods).filter(|_| wanted > 0),
         phase,
         verdict,
@@ -138,6 +166,46 @@ pub fn decide(
         ended,
         last_error,
     }
+}
+
+/// How many pods a job that runs should have. Pods that are to go stay until the work is distributed over the others, so that what they own is
+/// released and not only missed; but not for ever.
+fn decide_replicas(
+    job: &ValidatedJob,
+    recorded: &Recorded,
+    set: Option<&StatefulSetFacts>,
+    pods: &[PodFacts],
+    now: Timestamp,
+) -> u16 {
+    let Some(assigned) = recorded.assigned.filter(|assigned| *assigned > job.replicas) else { return job.replicas };
+    let there = set.is_some_and(|set| set.replicas > i32::from(job.replicas));
+    let waited = recorded.working_since.map_or(SignedDuration::ZERO, |since| now.duration_since(since));
+    let can_be_told = job.control.is_some() && pods.iter().any(|pod| pod.ready && !pod.terminating);
+    if there && can_be_told && waited < LEAVE_DEADLINE { assigned } else { job.replicas }
+}
+
+/// What the pods are told about their number. An order waits until pod 0 would read the new number from its settings: a process that begins
+/// anew with the old one would ask for the old number again.
+fn decide_assignment(
+    job: &ValidatedJob,
+    recorded: &Recorded,
+    wanted: u16,
+    verdict: &Verdict,
+    pods: &[PodFacts],
+) -> Assign {
+    let assigned = match (recorded.assigned, verdict) {
+        _ if wanted == 0 => return Assign::Nothing,
+        (None, Verdict::Settled(..)) => return Assign::Record(job.replicas),
+        (None, Verdict::Working(..) | Verdict::Stalled(..)) => return Assign::Nothing,
+        (Some(assigned), _) => assigned,
+    };
+    let knows = |pod: &&PodFacts| pod.status.as_ref().and_then(|status| status.settings_replicas) == Some(job.replicas);
+    let first = pods.iter().find(|pod| pod.name == format!("{}-0", job.name));
+    let first = first.filter(|pod| pod.ready && !pod.terminating).filter(knows);
+    if assigned == job.replicas || job.control.is_none() || first.is_none() {
+        return Assign::Nothing;
+    }
+    Assign::Order(job.replicas)
 }
 
 /// Decides about a job that cannot be built: its objects stay as they are, and it waits for an edit of what the reason names.

@@ -9,9 +9,9 @@ use crds::names::{self, Reason};
 use crds::v1alpha1::{Phase, StreamJob};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
-use kube::ResourceExt as _;
 use kube::api::{Api, Patch, PatchParams};
 use kube::runtime::controller::Action;
+use kube::{Resource as _, ResourceExt as _};
 use serde_json::json;
 
 use super::decide::{Deletion, Verdict, decide_deletion};
@@ -88,7 +88,8 @@ pub async fn delete(context: &Context, api: &Api<StreamJob>, job: &StreamJob, ke
             if late {
                 let text =
                     format!("{} pods are still there after the deadline; they are left to the kubelet", pods.len());
-                events::publish(context, job, &Note::warning(Reason::DeletionDeadlineExceeded, text)).await;
+                events::publish(context, &job.object_ref(&()), &Note::warning(Reason::DeletionDeadlineExceeded, text))
+                    .await;
             }
             return release(context, api, job, key).await;
         }

@@ -1,8 +1,8 @@
-//! Events on StreamJobs: what changed, in one line. Which, is pure; publishing is best effort, because the status says the same.
+//! Events on our objects: what changed, in one line. Which, is pure; publishing is best effort, because the status says the same.
 
 use crds::names::{ConditionType, Reason};
-use crds::v1alpha1::{StreamJob, StreamJobStatus};
-use kube::Resource as _;
+use crds::v1alpha1::StreamJobStatus;
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::runtime::events::{Event, EventType};
 
 use super::Context;
@@ -60,7 +60,7 @@ fn ready_reason(status: Option<&StreamJobStatus>) -> Option<&str> {
 }
 
 /// Publishes an event; that it could not be is only logged.
-pub async fn publish(context: &Context, job: &StreamJob, note: &Note) {
+pub async fn publish(context: &Context, about: &ObjectReference, note: &Note) {
     let text: String = note.text.chars().take(NOTE_MAX).collect();
     let event = Event {
         type_: if note.warning { EventType::Warning } else { EventType::Normal },
@@ -69,7 +69,7 @@ pub async fn publish(context: &Context, job: &StreamJob, note: &Note) {
         action: "Reconcile".to_owned(),
         secondary: None,
     };
-    match context.recorder.publish(&event, &job.object_ref(&())).await {
+    match context.recorder.publish(&event, about).await {
         Ok(()) => context.metrics.wrote(Write::Event),
         Err(error) => tracing::warn!(%error, reason = %note.reason, "an event could not be published"),
     }

@@ -6,8 +6,9 @@
 use std::collections::BTreeMap;
 
 use crds::names;
-use crds::v1alpha1::{StreamCluster, StreamJob};
+use crds::v1alpha1::{Checkpoint, CheckpointPhase, StreamCluster, StreamJob};
 use futures::future::join_all;
+use job_api::control::ControlAccess;
 use k8s_openapi::api::apps::v1::StatefulSet;
 use k8s_openapi::api::core::v1::{ConfigMap, Pod, Service};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
@@ -19,6 +20,7 @@ use kube::core::NamespaceResourceScope;
 use kube::{Client, Resource};
 use serde::de::DeserializeOwned;
 
+use super::Context;
 use super::build;
 use super::facts::{self, PodFacts, StatefulSetFacts};
 use crate::job_client::JobClient;
@@ -32,6 +34,10 @@ pub struct Observed {
     pub cluster: Referenced<StreamCluster>,
     /// The SQL of `spec.sqlFrom`.
     pub sql: Referenced<String>,
+    /// The Checkpoint of `spec.restoreFrom`.
+    pub restore: Referenced<CheckpointFacts>,
+    /// Whose orders the pods should take, if they can check who gives them.
+    pub access: Option<ControlAccess>,
     /// The StatefulSet, if it is the job's.
     pub stateful_set: Option<StatefulSetFacts>,
     /// The pods.
@@ -40,6 +46,15 @@ pub struct Observed {
     pub children: BTreeMap<&'static str, ChildVersion>,
     /// An object of a name that the job needs and that belongs to someone else.
     pub taken: Option<String>,
+}
+
+/// What matters of a Checkpoint that a job is to begin with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CheckpointFacts {
+    /// Where it is, if it is complete.
+    pub location: Option<String>,
+    /// Whether it never will be.
+    pub failed: bool,
 }
 
 /// Something that a spec refers to.
@@ -79,13 +94,17 @@ pub fn selector(job: &str) -> String {
 }
 
 /// Reads everything that the decision about this job needs.
-pub async fn observe(client: &Client, pods: &dyn JobClient, job: &StreamJob) -> Result<Observed, kube::Error> {
+pub async fn observe(context: &Context, job: &StreamJob) -> Result<Observed, kube::Error> {
+    let (client, pods) = (&context.client, context.pods.as_ref());
     let namespace = job.metadata.namespace.as_deref().unwrap_or_default();
     let name = job.metadata.name.as_deref().unwrap_or_default();
+    let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let sets = Api::<StatefulSet>::namespaced(client.clone(), namespace);
-    let (cluster, sql, stateful_set, children, pod_list) = futures::try_join!(
+    let (cluster, sql, restore, access, stateful_set, children, pod_list) = futures::try_join!(
         cluster(client, namespace, job),
         sql(client, namespace, job),
+        restore(client, namespace, job),
+        context.access.of_job(uid),
         sets.get_opt(name),
         children(client, namespace, name),
         pod_facts(client, pods, namespace, name),
@@ -94,12 +113,13 @@ pub async fn observe(client: &Client, pods: &dyn JobClient, job: &StreamJob) -> 
         now: Timestamp::now(),
         cluster,
         sql,
+        restore,
+        access,
         stateful_set: None,
         pods: pod_list,
         children: BTreeMap::new(),
         taken: None,
     };
-    let uid = job.metadata.uid.as_deref().unwrap_or_default();
     let stateful_set_meta = stateful_set.as_ref().map(|set| (build::STATEFUL_SET, set.metadata.clone()));
     for (kind, meta) in children.into_iter().chain(stateful_set_meta) {
         if owned(&meta, uid) {
@@ -130,6 +150,24 @@ async fn sql(client: &Client, namespace: &str, job: &StreamJob) -> Result<Refere
     let config_map = Api::<ConfigMap>::namespaced(client.clone(), namespace).get_opt(&reference.name).await?;
     let text = config_map.and_then(|map| map.data).and_then(|mut data| data.remove(&reference.key));
     Ok(text.map_or(Referenced::Missing, Referenced::Found))
+}
+
+async fn restore(
+    client: &Client,
+    namespace: &str,
+    job: &StreamJob,
+) -> Result<Referenced<CheckpointFacts>, kube::Error> {
+    let from = job.spec.restore_from.as_ref().and_then(|from| from.checkpoint.as_ref());
+    let Some(name) = from else { return Ok(Referenced::NotNamed) };
+    let found = Api::<Checkpoint>::namespaced(client.clone(), namespace).get_opt(name).await?;
+    Ok(found.map_or(Referenced::Missing, |checkpoint| {
+        let status = checkpoint.status.unwrap_or_default();
+        let complete = status.phase == Some(CheckpointPhase::Completed);
+        Referenced::Found(CheckpointFacts {
+            location: status.location.filter(|_| complete),
+            failed: status.phase == Some(CheckpointPhase::Failed),
+        })
+    }))
 }
 
 /// Metadata of the job's objects besides the StatefulSet.

@@ -38,6 +38,7 @@ impl NewStatus {
         new.status.current_revision = Some(valid.revision.clone());
         new.status.last_error.clone_from(&decision.last_error);
         new.status.ended.clone_from(&decision.ended);
+        new.status.restore_from.clone_from(&valid.restore_from);
         if let Some(progress) = progress(&observed.pods, &valid.revision, observed.now) {
             new.status.progress = Some(progress);
         }
@@ -68,6 +69,13 @@ impl NewStatus {
         status.selector = Some(observe::selector(&job.name_any()));
         status.conditions = conditions(&status.conditions, &verdict, job.metadata.generation, now);
         Self { status, verdict, now }
+    }
+
+    /// The job's work is distributed over this number of pods from now on, if it is said.
+    pub fn assign(&mut self, replicas: Option<u16>) {
+        if let Some(replicas) = replicas {
+            self.status.assigned_replicas = Some(i32::from(replicas));
+        }
     }
 
     /// The API server refused an object: nothing gets better by itself.
@@ -210,7 +218,7 @@ pub async fn write(
     context.metrics.wrote(Write::Status);
     for note in events::between(job.status.as_ref(), &new.status, &new.verdict) {
         tracing::info!(reason = %note.reason, message = note.text, "changed");
-        events::publish(context, job, &note).await;
+        events::publish(context, &job.object_ref(&()), &note).await;
     }
     Ok(written)
 }

@@ -9,6 +9,7 @@ use crds::v1alpha1::{
     ClusterKafka, DEFAULT_COMMIT_INTERVAL, DEFAULT_INTERNAL_TOPIC_REPLICATION, DEFAULT_SHARDS, DesiredState,
     ImagePullPolicy, JobCheckpoint, PodTemplate, S3Storage, StreamCluster, StreamJob,
 };
+use job_api::control::ControlAccess;
 use job_api::{CheckpointStorage, KafkaSettings, S3Settings};
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use serde::Serialize;
@@ -31,6 +32,10 @@ pub struct ValidatedJob {
     pub state: DesiredState,
     /// Number of pods when it runs.
     pub replicas: u16,
+    /// Whose orders the pods take. No part of the revision: new keys restart nothing.
+    pub control: Option<ControlAccess>,
+    /// Where a job without state of its own gets it from. No part of the revision: it matters once.
+    pub restore_from: Option<String>,
     /// What decides what the pods do.
     pub definition: Definition,
     /// Hash of [`Definition`].
@@ -140,6 +145,8 @@ pub fn validate(job: &StreamJob, observed: &Observed, default_image: &str) -> Re
         uid: job.metadata.uid.clone().unwrap_or_default(),
         state: spec.state.unwrap_or_default(),
         replicas: spec.replicas.unwrap_or(1),
+        control: observed.access.clone(),
+        restore_from: restore_from(job, observed)?,
         revision: definition.revision(),
         sql_hash: hash(definition.sql.as_bytes()),
         definition,
@@ -159,6 +166,41 @@ fn cluster<'a>(job: &StreamJob, observed: &'a Observed) -> Result<Option<&'a Str
                 ),
             })
         }
+    }
+}
+
+/// The location of the savepoint that the job begins with. Once it is recorded, it holds without the Checkpoint.
+fn restore_from(job: &StreamJob, observed: &Observed) -> Result<Option<String>, Invalid> {
+    let Some(from) = &job.spec.restore_from else { return Ok(None) };
+    if let Some(recorded) = job.status.as_ref().and_then(|status| status.restore_from.clone()) {
+        return Ok(Some(recorded));
+    }
+    let name = match (&from.location, &from.checkpoint) {
+        (Some(location), _) => return Ok(Some(location.clone())),
+        (None, Some(name)) => name,
+        (None, None) => {
+            let message = "write exactly one of restoreFrom.checkpoint and restoreFrom.location".to_owned();
+            return Err(Invalid { reason: Reason::InvalidSpec, message });
+        }
+    };
+    let not_ready = |how: &str| Invalid {
+        reason: Reason::CheckpointNotReady,
+        message: format!("spec.restoreFrom names Checkpoint {name}, which {how}"),
+    };
+    match &observed.restore {
+        Referenced::Found(found) => found.location.clone().map(Some).ok_or_else(|| {
+            not_ready(if found.failed {
+                "failed: its status says why; create another one"
+            } else {
+                "is not complete: the job begins when it is"
+            })
+        }),
+        Referenced::Missing | Referenced::NotNamed => Err(Invalid {
+            reason: Reason::CheckpointNotFound,
+            message: format!(
+                "spec.restoreFrom names Checkpoint {name}, which does not exist in this namespace: create it, or write its location"
+            ),
+        }),
     }
 }
 

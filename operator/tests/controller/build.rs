@@ -3,15 +3,16 @@
 use std::collections::BTreeMap;
 
 use crds::names::Reason;
+use crds::v1alpha1::StreamJobStatus;
 use job_api::PodSettings;
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 use operator::controller::build::{JobObjects, build};
-use operator::controller::observe::Referenced;
+use operator::controller::observe::{CheckpointFacts, Referenced};
 use operator::controller::validate::validate;
 use proptest::prelude::{Just, Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
 use serde_json::json;
 
-use crate::fixtures::{cluster, job, nothing, small, valid};
+use crate::fixtures::{access, cluster, job, nothing, small, valid};
 
 /// The objects as one YAML text, with paths and content in a fixed order.
 fn yaml(objects: &JobObjects) -> String {
@@ -48,10 +49,12 @@ fn a_job_with_everything() {
         }}},
         "defaults": {"commitInterval": "100ms", "resources": {"requests": {"cpu": "1"}}}
     })));
+    observed.access = Some(access());
     observed.sql = Referenced::Found("CREATE TABLE a (x INT);\nINSERT INTO b SELECT x FROM a;\n".to_owned());
     let object = job(json!({
         "clusterRef": {"name": "default"},
         "sqlFrom": {"configMapKeyRef": {"name": "queries", "key": "delays.sql"}},
+        "restoreFrom": {"location": "s3://streams/team-a/old/uid/savepoints/one"},
         "workers": 2, "shards": 32, "checkpoint": {"interval": "30s", "retention": {"count": 3, "age": "2h"}},
         "template": {
             "labels": {"team": "a"}, "annotations": {"note": "x"}, "serviceAccountName": "delays",
@@ -78,6 +81,45 @@ fn what_the_pods_read_is_what_the_contract_says() {
     let job: serde_json::Value = serde_saphyr::from_str(&data["job.yaml"]).expect("the job can be read");
     assert_eq!(job["spec"]["sql"], "SELECT ': #' \n-- |\nFROM t");
     assert_eq!(job["spec"]["commitInterval"], "50ms");
+}
+
+/// New keys of the API server reach the pods' files, and restart nothing.
+#[test]
+fn new_keys_are_no_new_revision() {
+    let object = job(json!({"sql": "SELECT 1"}));
+    let mut observed = nothing();
+    let of = |observed: &_| validate(&object, observed, "image").expect("the job is valid");
+    let without = of(&observed);
+    observed.access = Some(access());
+    let with = of(&observed);
+    assert_eq!(with.revision, without.revision);
+    let (before, after) = (build(&without, 1, "ns"), build(&with, 1, "ns"));
+    assert_eq!(before.stateful_set, after.stateful_set);
+    assert_ne!(before.config_map, after.config_map);
+    let settings = &after.config_map.data.expect("the ConfigMap has data")["settings.yaml"];
+    let settings: PodSettings = serde_saphyr::from_str(settings).expect("the settings can be read");
+    assert_eq!(settings.control, Some(access()));
+}
+
+#[test]
+fn a_savepoint_to_begin_with_is_there_and_complete() {
+    let object = job(json!({"sql": "SELECT 1", "restoreFrom": {"checkpoint": "one"}}));
+    let mut observed = nothing();
+    let mut why = |restore| {
+        observed.restore = restore;
+        validate(&object, &observed, "image").map(|job| job.restore_from).map_err(|invalid| invalid.reason)
+    };
+    let facts = |location: Option<&str>, failed| {
+        Referenced::Found(CheckpointFacts { location: location.map(str::to_owned), failed })
+    };
+    assert_eq!(why(Referenced::Missing), Err(Reason::CheckpointNotFound));
+    assert_eq!(why(facts(None, false)), Err(Reason::CheckpointNotReady));
+    assert_eq!(why(facts(None, true)), Err(Reason::CheckpointNotReady));
+    assert_eq!(why(facts(Some("s3://b/one"), false)), Ok(Some("s3://b/one".to_owned())));
+    let mut recorded = object.clone();
+    recorded.status = Some(StreamJobStatus { restore_from: Some("s3://b/one".to_owned()), ..Default::default() });
+    let valid = validate(&recorded, &nothing(), "image").expect("what is recorded holds without the object");
+    assert_eq!(valid.restore_from.as_deref(), Some("s3://b/one"));
 }
 
 #[test]

@@ -5,13 +5,13 @@ use crds::v1alpha1::{Ended, EndedPhase, LastError, Phase};
 use job_api::PodPhase;
 use k8s_openapi::jiff::SignedDuration;
 use operator::controller::decide::{
-    Decision, Deletion, PodRef, Recorded, Verdict, decide, decide_deletion, decide_invalid, seconds,
+    Assign, Decision, Deletion, PodRef, Recorded, Verdict, decide, decide_deletion, decide_invalid, seconds,
 };
 use operator::controller::facts::{Blocker, PodFacts, StatefulSetFacts};
 use operator::controller::validate::{Invalid, ValidatedJob};
 use serde_json::json;
 
-use crate::fixtures::{at, ended_pod, pod_in, ready_pod, set, small, starting_pod, valid};
+use crate::fixtures::{access, at, ended_pod, pod_in, ready_pod, set, small, starting_pod, valid};
 
 /// Decides about a job that has a StatefulSet and was deployed before.
 fn check(job: &ValidatedJob, recorded: Recorded, pods: &[PodFacts]) -> Decision {
@@ -211,4 +211,71 @@ fn a_deleted_job_ends_its_pods_first_and_never_waits_for_ever() {
     assert_eq!(step(None, &[PodFacts { terminating: true, ..pod.clone() }], 1), Deletion::Wait);
     assert_eq!(step(None, &[], 1), Deletion::Release { late: false });
     assert_eq!(step(Some(leaving), std::slice::from_ref(&pod), 301), Deletion::Release { late: true });
+}
+
+/// A job of so many pods that takes orders.
+fn scaled(replicas: u16) -> ValidatedJob {
+    let mut job = valid(json!({"sql": "SELECT 1", "replicas": replicas}));
+    job.control = Some(access());
+    job
+}
+
+/// A pod of this number, whose settings say so many replicas.
+fn numbered(job: &ValidatedJob, number: u16, replicas: u16) -> PodFacts {
+    let mut pod = PodFacts { name: format!("delays-{number}"), ..pod_in(job, PodPhase::Running) };
+    if let Some(status) = &mut pod.status {
+        status.settings_replicas = Some(replicas);
+    }
+    pod
+}
+
+fn rescaled(job: &ValidatedJob, assigned: Option<u16>, in_set: i32, waited: i64, pods: &[PodFacts]) -> Decision {
+    let recorded = Recorded {
+        assigned,
+        revision: Some(job.revision.clone()),
+        working_since: Some(at(-waited)),
+        ..Recorded::default()
+    };
+    let set = StatefulSetFacts { replicas: in_set, ..set() };
+    decide(job, &recorded, Some(&set), pods, at(0))
+}
+
+#[test]
+fn the_pods_are_told_their_new_number_once_pod_0_would_begin_anew_with_it() {
+    let (two, three) = (scaled(2), scaled(3));
+    let pods = |job: &ValidatedJob, count: u16, settings: u16| -> Vec<PodFacts> {
+        (0..count).map(|number| numbered(job, number, settings)).collect()
+    };
+    let starting = |job: &ValidatedJob| {
+        let mut all = pods(job, 2, 3);
+        all.push(PodFacts { name: "delays-2".to_owned(), ..starting_pod(job) });
+        all
+    };
+    let told = |job, assigned, in_set, pods: &[PodFacts]| rescaled(job, assigned, in_set, 1, pods).assign;
+    assert_eq!(told(&two, None, 2, &pods(&two, 2, 2)), Assign::Record(2), "what it began with");
+    assert_eq!(told(&two, None, 2, &pods(&two, 1, 2)), Assign::Nothing, "not yet");
+    assert_eq!(told(&two, Some(2), 2, &pods(&two, 2, 2)), Assign::Nothing, "nothing new");
+    assert_eq!(told(&three, Some(2), 2, &pods(&three, 2, 2)), Assign::Nothing, "pod 0 has the old settings");
+    assert_eq!(told(&three, Some(2), 3, &starting(&three)), Assign::Order(3));
+    assert_eq!(told(&two, Some(3), 3, &pods(&two, 3, 2)), Assign::Order(2));
+    assert_eq!(told(&two, Some(3), 3, &pods(&two, 3, 2)[1..]), Assign::Nothing, "pod 0 is away");
+    let without = ValidatedJob { control: None, ..scaled(3) };
+    assert_eq!(told(&without, Some(2), 3, &starting(&without)), Assign::Nothing, "its pods take no orders");
+    let suspended = ValidatedJob { state: crds::v1alpha1::DesiredState::Suspended, ..scaled(3) };
+    assert_eq!(told(&suspended, Some(2), 2, &pods(&suspended, 2, 3)), Assign::Nothing);
+}
+
+#[test]
+fn pods_that_are_to_go_stay_until_their_work_is_with_the_others_but_not_for_ever() {
+    let job = scaled(2);
+    let pods: Vec<PodFacts> = (0..3).map(|number| numbered(&job, number, 3)).collect();
+    let staying = rescaled(&job, Some(3), 3, 30, &pods);
+    assert_eq!(line(&staying), "3 Deploying working Rescaling");
+    assert_eq!(rescaled(&job, Some(2), 3, 30, &pods).replicas, 2, "the order is given");
+    assert_eq!(rescaled(&job, Some(3), 3, 300, &pods).replicas, 2, "it took too long");
+    assert_eq!(rescaled(&job, Some(3), 2, 30, &pods).replicas, 2, "they are gone already");
+    assert_eq!(rescaled(&job, Some(3), 3, 30, &[]).replicas, 2, "nobody is there to be told");
+    let without = ValidatedJob { control: None, ..scaled(2) };
+    assert_eq!(rescaled(&without, Some(3), 3, 30, &pods).replicas, 2, "pods that take no orders are not waited for");
+    assert_eq!(rescaled(&job, Some(1), 3, 30, &pods).replicas, 2);
 }

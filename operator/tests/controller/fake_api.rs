@@ -8,8 +8,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::future::BoxFuture;
 use http::{Method, Request, Response};
 use job_api::PodStatus;
+use job_api::orders::{SavepointPhase, SavepointRequest, SavepointStatus};
 use kube::Client;
 use kube::client::Body;
+use operator::access::Token;
 use operator::job_client::{JobClient, JobClientError};
 use serde_json::{Map, Value, json};
 
@@ -85,6 +87,10 @@ impl Cluster {
         if *method == Method::GET {
             return self.get(path);
         }
+        // A token is nothing in the cluster.
+        if path.ends_with("/token") {
+            return self.token();
+        }
         let number = self.writes.len();
         self.writes.push(format!("{method} {path}"));
         let failure = self.fail.filter(|(at, _)| *at == number).map(|(_, failure)| failure);
@@ -103,6 +109,23 @@ impl Cluster {
             _ => status(405, "MethodNotAllowed"),
         };
         if failure == Some(Failure::Unanswered) { status(500, "Unanswered") } else { answer }
+    }
+
+    fn token(&self) -> Answer {
+        if self.refuse.as_deref() == Some("/token") {
+            return status(403, "no right to tokens");
+        }
+        let expires = k8s_openapi::jiff::Timestamp::now() + k8s_openapi::jiff::SignedDuration::from_mins(10);
+        (201, json!({"status": {"token": TOKEN, "expirationTimestamp": expires.to_string()}}))
+    }
+
+    /// The API server serves the keys of its tokens.
+    pub(crate) fn publish_keys(&mut self, kid: &str) {
+        let keys =
+            json!({"keys": [{"use": "sig", "kty": "RSA", "kid": kid, "alg": "RS256", "n": "AQAB", "e": "AQAB"}]});
+        self.objects.insert("/openid/v1/jwks".to_owned(), keys);
+        let configuration = json!({"issuer": "https://kubernetes.default.svc", "jwks_uri": "https://elsewhere/keys"});
+        self.objects.insert("/.well-known/openid-configuration".to_owned(), configuration);
     }
 
     fn get(&self, path: &str) -> Answer {
@@ -273,14 +296,86 @@ fn merge(target: &mut Value, patch: &Value) {
     }
 }
 
-/// Pods that all say the same.
+/// Pods that all say the same, and write down what they are ordered.
 #[derive(Debug, Default)]
-pub(crate) struct FakePods(pub(crate) Mutex<Option<PodStatus>>);
+pub(crate) struct FakePods {
+    /// What they say of themselves.
+    pub(crate) status: Mutex<Option<PodStatus>>,
+    /// Orders in their sequence.
+    pub(crate) orders: Mutex<Vec<String>>,
+    /// Savepoints that they know.
+    pub(crate) savepoints: Mutex<BTreeMap<String, SavepointStatus>>,
+    /// They refuse orders with this.
+    pub(crate) refuse: Mutex<Option<(u16, &'static str)>>,
+}
+
+/// The token that the API server in memory gives.
+pub(crate) const TOKEN: &str = "a-token-of-the-operator";
+
+impl FakePods {
+    fn take(&self, token: &Token, order: String) -> Result<(), JobClientError> {
+        assert_eq!(token.reveal(), TOKEN);
+        if let Some((code, message)) = *self.refuse.lock().unwrap_or_else(PoisonError::into_inner) {
+            return Err(JobClientError::Refused { code, message: message.to_owned() });
+        }
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).push(order);
+        Ok(())
+    }
+
+    /// What the orders were.
+    pub(crate) fn ordered(&self) -> Vec<String> {
+        self.orders.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A savepoint goes on.
+    pub(crate) fn tell(&self, change: impl Fn(&mut SavepointStatus)) {
+        self.savepoints.lock().unwrap_or_else(PoisonError::into_inner).values_mut().for_each(change);
+    }
+}
+
+fn answered<'a, T: Send + 'a>(answer: T) -> BoxFuture<'a, T> {
+    Box::pin(std::future::ready(answer))
+}
 
 impl JobClient for FakePods {
     fn status(&self, address: IpAddr) -> BoxFuture<'_, Result<PodStatus, JobClientError>> {
-        let status = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let answer = status.ok_or(JobClientError::NoStatus { address, message: "not said".to_owned() });
-        Box::pin(std::future::ready(answer))
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        answered(status.ok_or(JobClientError::Unreadable { address, message: "not said".to_owned() }))
+    }
+
+    fn savepoint<'a>(
+        &'a self,
+        _: IpAddr,
+        token: &'a Token,
+        order: &'a SavepointRequest,
+    ) -> BoxFuture<'a, Result<SavepointStatus, JobClientError>> {
+        if let Err(error) = self.take(token, format!("savepoint {}", order.name)) {
+            return answered(Err(error));
+        }
+        let status = SavepointStatus {
+            version: job_api::VERSION,
+            name: order.name.clone(),
+            phase: SavepointPhase::Draining,
+            location: None,
+            pause_ms: None,
+            bytes: None,
+            message: None,
+        };
+        let mut known = self.savepoints.lock().unwrap_or_else(PoisonError::into_inner);
+        answered(Ok(known.entry(order.name.clone()).or_insert(status).clone()))
+    }
+
+    fn savepoint_status<'a>(
+        &'a self,
+        _: IpAddr,
+        _: &'a Token,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<SavepointStatus, JobClientError>> {
+        let known = self.savepoints.lock().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        answered(known.ok_or(JobClientError::Refused { code: 404, message: "not known".to_owned() }))
+    }
+
+    fn assign<'a>(&'a self, _: IpAddr, token: &'a Token, replicas: u16) -> BoxFuture<'a, Result<(), JobClientError>> {
+        answered(self.take(token, format!("assign {replicas}")))
     }
 }

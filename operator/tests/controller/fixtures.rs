@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crds::names::Reason;
 use crds::v1alpha1::{StreamCluster, StreamJob};
+use job_api::control::{ControlAccess, IssuerKey};
 use job_api::{PodPhase, PodStatus, SnapshotStatus, VERSION};
 use k8s_openapi::jiff::Timestamp;
 use operator::controller::facts::{LastWords, PodFacts, StatefulSetFacts};
@@ -44,10 +45,22 @@ pub(crate) fn nothing() -> Observed {
         now: at(0),
         cluster: Referenced::NotNamed,
         sql: Referenced::NotNamed,
+        restore: Referenced::NotNamed,
+        access: None,
         stateful_set: None,
         pods: Vec::new(),
         children: BTreeMap::new(),
         taken: None,
+    }
+}
+
+/// Whose orders the pods of [`job`] take.
+pub(crate) fn access() -> ControlAccess {
+    ControlAccess {
+        issuer: "https://kubernetes.default.svc".to_owned(),
+        audience: "millstream/6d9d4d0c-52cb-4d2c-9a34-6a1b3b6d1c11".to_owned(),
+        subject: "system:serviceaccount:millstream-system:millstream-operator".to_owned(),
+        keys: vec![IssuerKey::Rsa { kid: "a".to_owned(), n: "AQAB".to_owned(), e: "AQAB".to_owned() }],
     }
 }
 
@@ -112,6 +125,7 @@ pub(crate) fn pod_in(job: &ValidatedJob, phase: PodPhase) -> PodFacts {
         rows_out: 10,
         lag_rows: Some(3),
         watermark_ms: Some(1_795_244_000_000),
+        settings_replicas: Some(job.replicas),
         snapshots: Some(SnapshotStatus {
             number: Some(3),
             last_ms: Some(1_795_244_390_456),

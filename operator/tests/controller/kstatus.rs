@@ -4,7 +4,7 @@ use crds::names::Reason;
 use crds::v1alpha1::{LastCheckpoint, Phase, Progress, StreamJobStatus};
 use job_api::PodPhase;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
-use operator::controller::decide::{Decision, Verdict, seconds};
+use operator::controller::decide::{Assign, Decision, Verdict, seconds};
 use operator::controller::events;
 use operator::controller::observe::Observed;
 use operator::controller::status::{NewStatus, conditions, progress};
@@ -34,6 +34,7 @@ fn kstatus(generation: i64, status: &StreamJobStatus) -> &'static str {
 fn status_with(verdict: Verdict) -> StreamJobStatus {
     let decision = Decision {
         replicas: 1,
+        assign: Assign::Nothing,
         replace: None,
         phase: Phase::Running,
         verdict,
@@ -86,6 +87,7 @@ fn a_status_that_says_nothing_new_is_not_written() {
     observed.pods = vec![pod_in(&small(), PodPhase::Running)];
     let decision = Decision {
         replicas: 1,
+        assign: Assign::Nothing,
         replace: None,
         phase: Phase::Running,
         verdict: Verdict::Settled(Reason::Running, "1 pod ready".to_owned()),

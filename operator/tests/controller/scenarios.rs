@@ -9,6 +9,7 @@ use crds::v1alpha1::StreamJob;
 use job_api::{PodPhase, PodStatus};
 use kube::core::DeserializeGuard;
 use kube::runtime::events::{Recorder, Reporter};
+use operator::access::Access;
 use operator::args::Args;
 use operator::controller::apply::AppliedCache;
 use operator::controller::{Context, Error, reconcile};
@@ -18,18 +19,19 @@ use serde_json::{Value, json};
 use crate::fake_api::{Failure, FakeApi, FakePods};
 use crate::fixtures::{job, pod_in, valid};
 
-const JOB: &str = "/apis/millstream.io/v1alpha1/namespaces/team-a/streamjobs/delays";
+/// Path of the job.
+pub(crate) const JOB: &str = "/apis/millstream.io/v1alpha1/namespaces/team-a/streamjobs/delays";
 const SET: &str = "/apis/apps/v1/namespaces/team-a/statefulsets/delays";
 
 /// A cluster with one job, and an operator that can be started anew.
-struct World {
-    api: FakeApi,
-    pods: Arc<FakePods>,
-    context: Arc<Context>,
+pub(crate) struct World {
+    pub(crate) api: FakeApi,
+    pub(crate) pods: Arc<FakePods>,
+    pub(crate) context: Arc<Context>,
 }
 
 impl World {
-    fn new(spec: Value) -> Self {
+    pub(crate) fn new(spec: Value) -> Self {
         let api = FakeApi::default();
         let mut object = serde_json::to_value(job(spec)).expect("a job is JSON");
         object["metadata"]["resourceVersion"] = json!("0");
@@ -44,6 +46,7 @@ impl World {
         let reporter = Reporter { controller: "test".to_owned(), instance: Some("test".to_owned()) };
         Arc::new(Context {
             recorder: Recorder::new(client.clone(), reporter),
+            access: Access::new(client.clone(), "millstream-system", "millstream-operator"),
             client,
             pods: Arc::<FakePods>::clone(pods),
             metrics: Arc::new(Metrics::new().expect("names are distinct")),
@@ -55,7 +58,7 @@ impl World {
     }
 
     /// The operator dies and starts anew: all that it remembers is in the cluster.
-    fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.context = Self::context(&self.api, &self.pods);
     }
 
@@ -69,7 +72,7 @@ impl World {
     }
 
     /// Reconciles and lets Kubernetes act until nothing is written any more. An error restarts the operator.
-    async fn settle(&mut self) {
+    pub(crate) async fn settle(&mut self) {
         for _ in 0..30 {
             let before = self.api.lock().writes.len();
             if self.reconcile().await.is_err() {
@@ -85,11 +88,11 @@ impl World {
         panic!("never quiet: {:#?}", self.api.lock().writes);
     }
 
-    fn object(&self, path: &str) -> Option<Value> {
+    pub(crate) fn object(&self, path: &str) -> Option<Value> {
         self.api.lock().objects.get(path).cloned()
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         self.object(JOB).expect("the job exists")["status"].clone()
     }
 
@@ -100,7 +103,7 @@ impl World {
         self.api.lock().edit(JOB, &second);
         self.settle().await;
         let finished = pod_in(&valid(second), PodPhase::Finished).status;
-        *self.pods.0.lock().expect("nothing panicked") = finished;
+        *self.pods.status.lock().expect("nothing panicked") = finished;
         self.settle().await;
     }
 
@@ -282,8 +285,51 @@ async fn an_object_of_somebody_else_stays_theirs() {
 async fn a_pod_that_says_nothing_is_no_error() {
     let mut world = World::new(small());
     let nothing: Option<PodStatus> = None;
-    *world.pods.0.lock().expect("nothing panicked") = nothing;
+    *world.pods.status.lock().expect("nothing panicked") = nothing;
     world.settle().await;
     assert_eq!(world.status()["phase"], "Running");
     assert_eq!(world.status()["progress"], Value::Null);
+}
+
+#[tokio::test]
+async fn new_keys_of_the_api_server_reach_the_pods_settings_and_restart_nothing() {
+    let mut world = World::new(small());
+    world.api.lock().publish_keys("first");
+    world.settle().await;
+    let config_map = "/api/v1/namespaces/team-a/configmaps/delays-millstream";
+    let settings = |world: &World| world.object(config_map).expect("it exists")["data"]["settings.yaml"].to_string();
+    assert!(settings(&world).contains("first"), "{}", settings(&world));
+    assert!(settings(&world).contains("system:serviceaccount:millstream-system:millstream-operator"));
+    let (set, pod) = (world.object(SET), world.object("/api/v1/namespaces/team-a/pods/delays-0"));
+    world.api.lock().publish_keys("second");
+    // The operator reads keys every few minutes, and when it starts.
+    world.restart();
+    world.settle().await;
+    assert!(settings(&world).contains("second"), "{}", settings(&world));
+    assert_eq!((set, pod), (world.object(SET), world.object("/api/v1/namespaces/team-a/pods/delays-0")));
+}
+
+#[tokio::test]
+async fn a_new_number_of_pods_is_ordered_from_a_pod_and_recorded() {
+    let mut world = World::new(json!({"sql": "SELECT 1", "replicas": 1}));
+    world.api.lock().publish_keys("a");
+    world.settle().await;
+    assert_eq!(world.status()["assignedReplicas"], 1);
+    world.api.lock().edit(JOB, &json!({"sql": "SELECT 1", "replicas": 2}));
+    let says = |replicas: u16| {
+        let mut status = pod_in(&valid(small()), PodPhase::Running).status.expect("it says something");
+        status.settings_replicas = Some(replicas);
+        Some(status)
+    };
+    *world.pods.status.lock().expect("nothing panicked") = says(1);
+    world.settle().await;
+    assert_eq!(world.pods.ordered(), [] as [&str; 0], "the pod would begin anew with the old number");
+    *world.pods.status.lock().expect("nothing panicked") = says(2);
+    *world.pods.refuse.lock().expect("nothing panicked") = Some((503, "the pod is starting"));
+    world.settle().await;
+    assert_eq!(world.status()["assignedReplicas"], 1, "a refused order is given again");
+    *world.pods.refuse.lock().expect("nothing panicked") = None;
+    world.settle().await;
+    assert_eq!(world.pods.ordered(), ["assign 2"]);
+    assert_eq!(world.status()["assignedReplicas"], 2);
 }

@@ -56,6 +56,8 @@ fn settings(job: &ValidatedJob) -> PodSettings {
         replicas: job.replicas,
         kafka: job.definition.kafka.clone(),
         checkpoints: job.definition.checkpoints.clone(),
+        restore_from: job.restore_from.clone(),
+        control: job.control.clone(),
     }
 }
 
