@@ -50,7 +50,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- end -}}
 
 {{/*
-What the operator may do in the namespaces that it watches. No Secrets, no service accounts, no roles, no exec. Objects of a job are
+What the operator may do in the namespaces that it watches. No Secrets, no service accounts, no roles, no exec. (Tokens of its own service
+account, in its own namespace: see rbac.yaml.) Objects of a job are
 collected by Kubernetes with the job, so that only StatefulSets and pods are ever deleted.
 */}}
 {{- define "millstream.rules" -}}
@@ -62,7 +63,7 @@ collected by Kubernetes with the job, so that only StatefulSets and pods are eve
   verbs: [get, list, watch]
 - apiGroups: [millstream.io]
   resources: [checkpoints]
-  verbs: [list, watch]
+  verbs: [get, list, watch]
 - apiGroups: [millstream.io]
   resources: [streamjobs/status, checkpoints/status]
   verbs: [patch]
