@@ -98,6 +98,13 @@ struct RunArgs {
     /// with the server and credentials of the environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, ...) [default: none are taken]
     #[arg(long, value_name = "DIR", value_parser = StorePlace::parse)]
     checkpoint_dir: Option<StorePlace>,
+    /// Begin with the state of a savepoint, if the job has none of its own: a location as `millstream savepoint` prints it
+    /// [default: `spec.restoreFrom`]
+    #[arg(long, value_name = "LOCATION", conflicts_with = "fresh")]
+    from_savepoint: Option<String>,
+    /// With a savepoint: state of stream operators that the job does not have any more may be lost
+    #[arg(long)]
+    allow_lost_state: bool,
     /// Forget earlier state and start anew. Output that is already written is not touched
     #[arg(long)]
     fresh: bool,

@@ -7,8 +7,11 @@ mod counting;
 mod discovery;
 mod driver;
 mod error;
+mod hold;
 pub mod monitor;
+mod order_book;
 pub mod orders;
+mod savepoint;
 mod shuffle;
 mod worker_thread;
 
@@ -47,6 +50,12 @@ pub struct PodConfig {
     pub state_memory: StateMemory,
     /// Start anew: remove the job's earlier state first.
     pub fresh: bool,
+    /// The savepoint that the job is to begin from, if it has no state yet.
+    pub restore_from: Option<String>,
+    /// State in it that the job's plan has no stream operator for may be lost.
+    pub allow_lost_state: bool,
+    /// A job that has ended with a savepoint stays so when its process is started again.
+    pub stays_ended: bool,
     /// Snapshots, if the job has a place for them.
     pub snapshots: Option<SnapshotConfig>,
     /// This pod's number, from 0.

@@ -1,5 +1,7 @@
 //! Snapshots of a pod's state in an object store: taken while the job runs, restored when local state is lost, removed when old.
 //!
+//! A savepoint is a snapshot of the whole job at one moment, which somebody asked for (`take`, `origin`).
+//!
 //! Owns the I/O; keys, layouts and decisions are in `checkpoint::snapshot`. It knows neither workers nor commits: a snapshot is made from
 //! the databases' own files while workers go on, and is right at whatever commit it happens to catch, because the log brings it up to date.
 //!
@@ -13,6 +15,7 @@
 //! A crash anywhere before 4 leaves objects that nothing refers to, which a later step 5 removes.
 
 pub mod directory;
+pub mod origin;
 pub mod place;
 pub mod restore;
 pub mod retain;
@@ -65,6 +68,30 @@ pub enum SnapshotError {
         key: String,
         /// What is wrong.
         what: Damage,
+    },
+    /// A savepoint of this name is there already.
+    #[error("savepoint {key} is there already; take another name")]
+    SavepointExists {
+        /// Its key.
+        key: String,
+    },
+    /// What a job is to be restored from is no savepoint.
+    #[error("{location:?} is no savepoint: {why}")]
+    NoSavepoint {
+        /// As the user wrote it.
+        location: String,
+        /// What is wrong and what to write.
+        why: String,
+    },
+    /// The plan of the job lacks stream operators whose state the savepoint has.
+    #[error(
+        "the savepoint {location} has state of {operators}, which the job's SQL does not have: it would be lost; write the query as it was, or allow it with --allow-lost-state"
+    )]
+    StateWouldBeLost {
+        /// The savepoint.
+        location: String,
+        /// Names of the stream operators.
+        operators: String,
     },
     /// Another process of the job has written the checkpoint of this number.
     #[error("checkpoint {number} was written by another process of this job; this one goes on from there")]
@@ -159,6 +186,9 @@ impl SnapshotError {
             | Self::Log(_)
             | Self::Io { .. }
             | Self::Overtaken { .. }
+            | Self::SavepointExists { .. }
+            | Self::NoSavepoint { .. }
+            | Self::StateWouldBeLost { .. }
             | Self::OlderDirectory { .. }
             | Self::Lost { .. }
             | Self::NoneReadable { .. }

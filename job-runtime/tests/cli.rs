@@ -19,6 +19,8 @@ mod oracle;
 mod orders;
 #[path = "cli/pod.rs"]
 mod pod;
+#[path = "cli/savepoints.rs"]
+mod savepoints;
 #[path = "cli/snapshots.rs"]
 mod snapshots;
 #[path = "cli/stopping.rs"]
@@ -26,6 +28,7 @@ mod stopping;
 #[path = "cli/tls.rs"]
 mod tls;
 #[path = "cli/tokens.rs"]
+#[expect(dead_code, reason = "the unit tests of the control port use the rest")]
 mod tokens;
 #[path = "cli/watched.rs"]
 mod watched;

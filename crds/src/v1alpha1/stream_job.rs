@@ -68,7 +68,7 @@ use super::storage::{JobCheckpoint, RestoreFrom};
     validation = Rule::new("has(self.clusterRef) == has(oldSelf.clusterRef) && (!has(self.clusterRef) || self.clusterRef.name == oldSelf.clusterRef.name)")
         .message("spec.clusterRef cannot change: the job's committed offsets and state live in that cluster; create another job instead"),
     validation = Rule::new("(has(self.shards) ? self.shards : 16) == (has(oldSelf.shards) ? oldSelf.shards : 16)")
-        .message("spec.shards cannot change: state is split by it and resharding through a savepoint does not exist yet; create another job instead"),
+        .message("spec.shards cannot change: state is split by it; take a savepoint and create another job with it in spec.restoreFrom"),
     validation = Rule::new("(has(self.replicas) ? self.replicas : 1) <= (has(self.shards) ? self.shards : 16)")
         .message("spec.replicas must not be more than spec.shards (16 unless said otherwise): a pod needs a shard"),
     validation = Rule::new("(has(self.template) && has(self.template.volumeSize) ? self.template.volumeSize : '') == (has(oldSelf.template) && has(oldSelf.template.volumeSize) ? oldSelf.template.volumeSize : '')")

@@ -99,6 +99,12 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
             tracing::info!("the input is at its end and everything is committed; waiting to be ended");
             wait_for_stop(&monitor);
         }
+        // By an order, not by a signal: the job's work has ended, and a process that ended too would be started again.
+        Ok(Ended::Stopped) if !monitor.stop_asked() => {
+            set(PodPhase::Finished, None);
+            tracing::info!("stopped as ordered, everything is committed; waiting to be ended");
+            wait_for_stop(&monitor);
+        }
         Ok(Ended::Stopped | Ended::Reassigned) => {}
         Err((reason, failure)) => {
             set(
@@ -155,6 +161,10 @@ fn run_job(
     };
     let pod = match Pod::start(config, monitor, started) {
         Err(PodError::Recover(RecoverError::Stopped)) => return Ok(Ended::Stopped),
+        Err(PodError::Recover(error @ RecoverError::Ended { .. })) => {
+            tracing::info!("{error}");
+            return Ok(Ended::Stopped);
+        }
         other => other.map_err(|error| failed(error, true))?,
     };
     running();
@@ -180,6 +190,9 @@ fn config(args: &PodArgs, settings: &PodSettings, loaded: &Loaded) -> Result<Pod
         state_dir: args.state_dir.clone(),
         state_memory: StateMemory::new(file.state_memory),
         fresh: false,
+        restore_from: settings.restore_from.clone().or(file.restore_from.clone()),
+        allow_lost_state: false,
+        stays_ended: true,
         snapshots: loaded.snapshots(checkpoints),
         ordinal,
         pods: settings.replicas,

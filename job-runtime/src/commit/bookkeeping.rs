@@ -135,7 +135,7 @@ fn entries<T>(
     out.into_iter().collect()
 }
 
-fn encode_position(position: &SourcePosition) -> Vec<u8> {
+pub(crate) fn encode_position(position: &SourcePosition) -> Vec<u8> {
     let mut out = vec![VERSION];
     match position {
         SourcePosition::Kafka { topic, partition, next_offset } => {
@@ -152,7 +152,7 @@ fn encode_position(position: &SourcePosition) -> Vec<u8> {
     out
 }
 
-fn decode_position(value: &[u8]) -> Result<SourcePosition, BookkeepingError> {
+pub(crate) fn decode_position(value: &[u8]) -> Result<SourcePosition, BookkeepingError> {
     let damaged = || BookkeepingError::Damaged { what: "position" };
     let (&kind, rest) = versioned("position", value)?.split_first().ok_or_else(damaged)?;
     match kind {

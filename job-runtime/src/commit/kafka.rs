@@ -45,7 +45,7 @@ mod control;
 mod recover;
 mod trim;
 
-pub use control::Watching;
+pub use control::{ControlTopic, Watching};
 pub use recover::{Assigned, Fenced, RecoverError};
 pub use trim::ChangelogTrim;
 
@@ -76,6 +76,10 @@ pub struct KafkaLogConfig {
     pub replication: Option<i16>,
     /// A source whose position is kept as state of one pod, and so cannot pass to another: then the number of pods stays as it was.
     pub bound_source: Option<String>,
+    /// The savepoint that the job is to begin from, if it has no state yet.
+    pub origin: Option<String>,
+    /// A job whose work has ended with a savepoint does not begin anew by itself: a pod that is started again. A person who starts it means it.
+    pub stays_ended: bool,
     /// How long a start waits for Kafka.
     pub deadline: Duration,
     /// Set when the process is asked to stop: a start that waits for other pods ends.

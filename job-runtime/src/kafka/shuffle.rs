@@ -4,7 +4,8 @@
 //! Only what is committed is read.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dataflow::key::ShardId;
@@ -64,6 +65,24 @@ pub fn delete_before(properties: &KafkaProperties, offsets: &BTreeMap<(String, i
 /// Opens the partitions of a pod's shuffle topics.
 pub struct ShuffleClient {
     client: Arc<ConsumerClient>,
+    read: Mutex<Vec<ReadUpTo>>,
+}
+
+/// How far a partition is read, for whoever waits until something is.
+#[derive(Clone, Debug)]
+pub struct ReadUpTo {
+    /// The topic.
+    pub topic: String,
+    /// The partition.
+    pub partition: i32,
+    offset: Arc<AtomicI64>,
+}
+
+impl ReadUpTo {
+    /// Everything before this offset was given out, or is nothing that is given out: markers, and what was aborted.
+    pub fn offset(&self) -> i64 {
+        self.offset.load(Ordering::Acquire)
+    }
 }
 
 impl ShuffleClient {
@@ -85,7 +104,7 @@ impl ShuffleClient {
             ("enable.auto.offset.store", "false"),
         ];
         let client = ConsumerClient::new(properties, &own, CONNECT_DEADLINE)?.serve()?;
-        Ok(Self { client: Arc::new(client) })
+        Ok(Self { client: Arc::new(client), read: Mutex::default() })
     }
 
     /// Reads a shard's partition of a topic from `next_offset` on. `wake` wakes the shard's worker; `moved` is told of every message taken.
@@ -117,7 +136,15 @@ impl ShuffleClient {
         let reader = PartitionReader::start(consumer, topic, partition, next_offset, wake);
         let reader = reader.map_err(|e| other(e.text))?;
         let taken = Taken { topic: topic.to_owned(), shard, waiting: VecDeque::new(), failed: None, seen: next_offset };
-        Ok(KafkaShuffleReader { reader, _client: Arc::clone(&self.client), taken, next_offset, there: high, moved })
+        let read = ReadUpTo { topic: topic.to_owned(), partition, offset: Arc::new(AtomicI64::new(next_offset)) };
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).push(read.clone());
+        let _client = Arc::clone(&self.client);
+        Ok(KafkaShuffleReader { reader, _client, taken, next_offset, there: high, moved, read: read.offset })
+    }
+
+    /// How far each partition that was opened is read.
+    pub fn read(&self) -> Vec<ReadUpTo> {
+        self.read.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -131,6 +158,8 @@ pub struct KafkaShuffleReader {
     /// The partition's end when it was opened.
     there: i64,
     moved: Wake,
+    /// See [`ReadUpTo`].
+    read: Arc<AtomicI64>,
 }
 
 /// What was taken from the client and not given out.
@@ -187,6 +216,7 @@ impl ShuffleReader for KafkaShuffleReader {
             (self.moved)();
             return Ok(Some(message));
         }
+        self.read.store(self.taken.seen, Ordering::Release);
         match self.taken.failed.take() {
             Some(failed) => Err(failed),
             None => Ok(None),

@@ -13,7 +13,7 @@ use checkpoint::commit::Triggers;
 use dataflow::exchange;
 use dataflow::graph::{Node, NodeId, NodeKind};
 use dataflow::key::ShardId;
-use dataflow::shuffle::ShuffleConfig;
+use dataflow::shuffle::{Gate, LAG_BOUND, ShuffleConfig};
 use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
 use dataflow::state::{ShardStore, StateError};
 use dataflow::worker::{Wake, WorkerConfig};
@@ -23,7 +23,9 @@ use super::counting::Activity;
 use super::discovery::{Discovery, Growing, Mailbox, Opener, Place};
 use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
+use super::hold::{Desk, Hold, Positions as Standing};
 use super::monitor::Monitor;
+use super::savepoint::Savepoints;
 use super::shuffle::Outward;
 use super::worker_thread::WorkerHandle;
 use crate::commit::CommitLog;
@@ -31,6 +33,8 @@ use crate::commit::bookkeeping::{self, Home};
 use crate::commit::kafka::Watching;
 use crate::commit::local::{LocalCommitLog, LocalLogConfig};
 use crate::connector::{ConnectorError, SinkFactory, SinkTarget, SizeHint, SourceFactory, registry};
+use crate::kafka::shuffle::ReadUpTo;
+use crate::snapshot::origin::Origin;
 use crate::snapshot::start::Restored;
 use crate::snapshot::thread::Snapshots;
 use crate::state::directory::{JobIdentity, StateDirectory};
@@ -38,6 +42,7 @@ use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
 mod dead_letters;
 mod kafka;
+mod savepoints;
 mod seat;
 mod snapshots;
 
@@ -71,10 +76,12 @@ pub struct Pod {
     pub report: PodReport,
     /// Looks for new partitions while the pod lives.
     _discovery: Option<Discovery>,
+    /// Notices what comes in the control topic.
+    _watching: Option<Watching>,
+    /// Makes savepoints while the pod runs.
+    savepoints: Savepoints,
     /// Takes snapshots while the pod runs.
     snapshots: Option<Snapshots>,
-    /// Notices the next assignment.
-    _watching: Option<Watching>,
     /// Keeps the state directory locked while the pod lives.
     _directory: StateDirectory,
 }
@@ -101,21 +108,10 @@ struct Recovered {
     databases: Arc<RocksDatabases>,
     /// What came from snapshots.
     restored: Restored,
+    /// The savepoint that the job began from.
+    origin: Option<Origin>,
     /// There was state, here or in a snapshot.
     resumes: bool,
-}
-
-impl Recovered {
-    /// Has the run end when another assignment is in force. A pod that is and stays alone has nothing to watch.
-    fn watch(&self, pods: u16, monitor: &Arc<Monitor>) -> Result<Option<Watching>, PodError> {
-        match &self.log {
-            Log::Kafka(log) if self.seat.has_others() || pods > 1 => {
-                let monitor = Arc::clone(monitor);
-                log.log.watch(move || monitor.reassign()).map(Some).map_err(PodError::Thread)
-            }
-            Log::Kafka(_) | Log::Local(_) => Ok(None),
-        }
-    }
 }
 
 /// The two forms of the commit log.
@@ -150,13 +146,27 @@ impl Pod {
             }
         }
         let report = PodReport { resumes: recovered.resumes, size: size(&sources) };
-        let snapshots = store.map(|store| store.start(&config, &directory, &recovered, monitor)).transpose()?;
-        let watching = recovered.watch(config.pods, monitor)?;
+        let mut orders = savepoints::Orders::new(&config, &recovered, monitor)?;
+        let start = |store: &SnapshotStore| store.start(&config, &directory, &recovered, monitor, orders.tell());
+        let snapshots = store.as_ref().map(start).transpose()?;
+        let ask = store.as_ref().zip(snapshots.as_ref());
+        let kept = ask.map(|(store, running)| store.for_savepoints(&config, directory.job_uid(), running.ask()));
+        let watching = orders.watching.take();
         let mut cast = Cast::place(&config, &sinks, sources, recovered, monitor)?;
         let discovery = cast.discovery.take();
-        let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started)?;
+        let savepoints = orders.start(&config, &cast, kept, monitor)?;
+        let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started, &savepoints)?;
         let driver = Driver::new(parts, Arc::clone(monitor), started);
-        Ok(Self { driver, report, _discovery: discovery, snapshots, _watching: watching, _directory: directory })
+        let savepoints = savepoints.thread;
+        Ok(Self {
+            driver,
+            report,
+            _discovery: discovery,
+            _watching: watching,
+            savepoints,
+            snapshots,
+            _directory: directory,
+        })
     }
 
     /// Runs to the end of the input, a stop, or a failure, on the caller's thread: the one that called [`Pod::start`].
@@ -165,6 +175,7 @@ impl Pod {
     /// When the job cannot go on. The next start goes on from the last commit.
     pub fn run(self) -> Result<Ended, PodError> {
         let ended = self.driver.run()?;
+        drop(self.savepoints);
         if let Some(snapshots) = self.snapshots {
             snapshots.finish();
         }
@@ -235,10 +246,8 @@ fn recover(
         Some(fenced) => fenced.seat(config, directory.job_uid()),
         None => Seat::alone(directory.job_uid(), config.shards),
     };
-    let restored = match snapshots {
-        Some(snapshots) => snapshots.restore(&seat, directory, &databases, fenced.as_ref())?,
-        None => Restored::default(),
-    };
+    let origin = snapshots::origin(config, fenced.as_ref())?;
+    let restored = snapshots::restore(snapshots, origin.as_ref(), &seat, directory, &databases, fenced.as_ref())?;
     let mut stores = open_stores(&databases, &seat.own_shards())?;
     let log = match fenced {
         Some(fenced) => Log::Kafka(Box::new(fenced.recover(&mut stores)?)),
@@ -255,8 +264,8 @@ fn recover(
     if let (Some(snapshots), Log::Local(log)) = (snapshots, &log) {
         snapshots.check_not_older(directory, log)?;
     }
-    let resumes = directory.resumes() || !restored.shards.is_empty();
-    Ok(Recovered { seat, log, stores, databases, restored, resumes })
+    let resumes = directory.resumes() || !restored.shards.is_empty() || !restored.from_savepoint.is_empty();
+    Ok(Recovered { seat, log, stores, databases, restored, origin, resumes })
 }
 
 /// Opens the shards' databases, several at a time: opening waits for the disk, not for the processor.
@@ -300,6 +309,12 @@ struct Cast {
     /// From other pods, by worker, and to other pods.
     inward: Vec<Option<ShuffleConfig>>,
     outward: Option<Outward>,
+    /// How far what comes from other pods is read.
+    read: Vec<ReadUpTo>,
+    /// Whether sources may be read.
+    gate: Arc<Gate>,
+    /// Where source partitions stand whose positions are kept as state.
+    standing: Standing,
 }
 
 impl Cast {
@@ -310,10 +325,11 @@ impl Cast {
         recovered: Recovered,
         monitor: &Arc<Monitor>,
     ) -> Result<Self, PodError> {
-        let Recovered { seat, log, stores, .. } = recovered;
+        let Recovered { seat, log, stores, origin, .. } = recovered;
         let workers = config.workers;
         let home = Home::new(config.shards, stores[0].shard());
-        let positions = Positions::find(&log, &stores, home, &sources)?;
+        let positions = Positions::find(&log, &stores, home, &sources, origin.as_ref())?;
+        let standing = positions.standing(&log, &sources);
         let (log, log_offsets, properties): (Box<dyn CommitLog>, _, _) = match log {
             Log::Local(log) => (log, Vec::new(), None),
             Log::Kafka(log) => {
@@ -338,7 +354,11 @@ impl Cast {
             owner: seat.owner(workers),
             inward: Vec::new(),
             outward: seat.outward(graph, properties.as_ref(), workers)?,
+            read: Vec::new(),
+            gate: Arc::new(Gate::open()),
+            standing,
         };
+        cast.gate = Arc::new(Gate::new(LAG_BOUND, (0..workers).map(|worker| cast.wake(worker)).collect()));
         monitor.watch_stores(stores.iter().map(RocksShardStore::gauge).collect());
         for store in stores {
             let worker = cast.owner[usize::from(store.shard().0)];
@@ -346,7 +366,7 @@ impl Cast {
         }
         let seat = Arc::new(seat);
         cast.discovery = cast.open_partitions(&seat, sources, positions, monitor)?;
-        cast.inward = seat.inward(graph, properties.as_ref(), &cast)?;
+        (cast.inward, cast.read) = seat.inward(graph, properties.as_ref(), &cast)?;
         // How far other pods' rows are read is committed with the offsets of sources.
         cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
         for (worker, encoders) in cast.encoders.iter_mut().enumerate() {
@@ -409,6 +429,7 @@ impl Cast {
         sinks: Vec<OpenSink<'_>>,
         monitor: &Monitor,
         started: Instant,
+        savepoints: &savepoints::Started,
     ) -> Result<Parts, PodError> {
         let wakes: Vec<Wake> = (0..config.workers).map(|worker| self.wake(worker)).collect();
         let make = if self.outward.is_some() { exchange::ports_of_pod } else { exchange::ports };
@@ -431,6 +452,7 @@ impl Cast {
                 exchange,
                 max_rows_per_poll: ROWS_PER_POLL,
                 shuffle,
+                gate: Arc::clone(&self.gate),
                 state_budget: config.state_memory.table_per_worker(config.workers),
             };
             let (activity, mailbox) = (Arc::clone(&self.activity[index]), Arc::clone(&self.mailboxes[index]));
@@ -453,6 +475,8 @@ impl Cast {
             home: self.home,
             log: self.log,
             shuffle: self.outward,
+            hold: savepoints.hold(self.gate, self.read),
+            positions: self.standing,
             triggers: Triggers { interval_ms, max_bytes: COMMIT_BYTES, max_rows: COMMIT_ROWS },
         })
     }
@@ -469,8 +493,21 @@ fn destination(sink: OpenSink<'_>) -> Destination {
 struct Positions(BTreeMap<NodeId, BTreeMap<PartitionId, SourcePosition>>);
 
 impl Positions {
-    fn find(log: &Log, stores: &[RocksShardStore], home: Home, sources: &[OpenSource<'_>]) -> Result<Self, PodError> {
+    fn find(
+        log: &Log,
+        stores: &[RocksShardStore],
+        home: Home,
+        sources: &[OpenSource<'_>],
+        origin: Option<&Origin>,
+    ) -> Result<Self, PodError> {
         let mut found: BTreeMap<NodeId, BTreeMap<PartitionId, SourcePosition>> = BTreeMap::new();
+        // First where the savepoint has them: whatever the job itself says comes later.
+        for stored in origin.iter().flat_map(|origin| origin.positions()) {
+            if let Some(source) = sources.iter().find(|source| source.node.uid == stored.operator) {
+                let position = bookkeeping::decode_position(&stored.bytes)?;
+                found.entry(source.node.id).or_default().insert(PartitionId(stored.partition.clone()), position);
+            }
+        }
         for source in sources {
             for (id, position) in bookkeeping::positions(&stores[0], home, source.node.uid)? {
                 found.entry(source.node.id).or_default().insert(id, position);
@@ -482,5 +519,19 @@ impl Positions {
             }
         }
         Ok(Self(found))
+    }
+
+    /// Those that are kept as state of this pod: a partition that is at its end may not be opened again, and a savepoint must have it.
+    fn standing(&self, log: &Log, sources: &[OpenSource<'_>]) -> Standing {
+        let riding = match log {
+            Log::Kafka(log) => log.sources.as_slice(),
+            Log::Local(_) => &[],
+        };
+        let mut out = Standing::new();
+        for source in sources.iter().filter(|source| !riding.contains(&source.node.id)) {
+            let of_source = self.0.get(&source.node.id).into_iter().flatten();
+            out.extend(of_source.map(|(id, position)| ((source.node.uid, id.clone()), position.clone())));
+        }
+        out
     }
 }

@@ -17,6 +17,7 @@ use dataflow::worker::{AppliedOffsets, CommitId, WorkerCommit, WorkerEvent};
 
 use super::counting::Activity;
 use super::error::PodError;
+use super::hold::{Hold, Now, Positions};
 use super::monitor::{CommitOutcome, Monitor};
 use super::shuffle::Outward;
 use super::worker_thread::{Applied, EVENTS, Order, WorkerHandle};
@@ -29,6 +30,9 @@ use crate::crash::{self, Step};
 const BARRIER_DEADLINE: Duration = Duration::from_secs(60);
 /// The driver looks around this often even if nobody wakes it; it is also the heartbeat of the liveness probe.
 const LONGEST_PARK: Duration = Duration::from_millis(500);
+
+/// And so often while it waits for what other pods have sent.
+const DRAINING_PARK: Duration = Duration::from_millis(2);
 
 /// Where the chunks of one sink go.
 pub(super) enum Destination {
@@ -59,6 +63,10 @@ pub(super) struct Parts {
     pub(super) log: Box<dyn CommitLog>,
     /// What goes to other pods; `None` for a job of one.
     pub(super) shuffle: Option<Outward>,
+    /// Holds the sources for a savepoint.
+    pub(super) hold: Hold,
+    /// Where the source partitions stand.
+    pub(super) positions: Positions,
     /// When to commit.
     pub(super) triggers: Triggers,
 }
@@ -157,7 +165,8 @@ impl Driver {
         let heartbeat = self.parts.shuffle.as_ref().and_then(|shuffle| shuffle.outgoing.due_ms());
         let heartbeat = heartbeat.filter(|_| self.barrier_since.is_none());
         let wait = heartbeat.map(|due| Duration::from_millis(due.saturating_sub(self.now_ms()).max(1)));
-        due.into_iter().chain(wait).min().unwrap_or(LONGEST_PARK).min(LONGEST_PARK)
+        let longest = if self.parts.hold.is_draining() { DRAINING_PARK } else { LONGEST_PARK };
+        due.into_iter().chain(wait).min().unwrap_or(longest).min(longest)
     }
 
     fn tell(&mut self, input: Input, commands: &mut Vec<Command>) -> Result<(), PodError> {
@@ -253,6 +262,12 @@ impl Driver {
             self.ended = true;
             self.tell(Input::Ended, commands)?;
         }
+        match self.parts.hold.look() {
+            Now::Go => {}
+            // At once, whatever the interval.
+            Now::Barrier => self.tell(Input::Activity { rows: self.parts.triggers.max_rows, bytes: 0 }, commands)?,
+            Now::End => self.tell(Input::Stop, commands)?,
+        }
         if self.monitor.stop_asked() || self.monitor.reassigned() {
             self.tell(Input::Stop, commands)?;
         }
@@ -271,6 +286,7 @@ impl Driver {
             match command {
                 Command::Barrier(id) => {
                     self.barrier_since = Some(Instant::now());
+                    self.parts.hold.begun(id);
                     self.parts.workers.iter().for_each(|worker| worker.order(Order::Barrier(id)));
                 }
                 Command::Commit { id, last } => self.commit(id, last, commands)?,
@@ -287,6 +303,8 @@ impl Driver {
     fn skip(&mut self, id: CommitId) {
         self.release_workers();
         self.apply(id, AppliedOffsets::new(), Vec::new());
+        let settled = self.parts.shuffle.as_ref().is_none_or(|shuffle| shuffle.outgoing.due_ms().is_none());
+        self.parts.hold.skipped(id, settled, &self.parts.positions);
     }
 
     fn apply(&self, id: CommitId, offsets: AppliedOffsets, added: Vec<(ShardId, ChangeBatch)>) {
@@ -341,6 +359,7 @@ impl Driver {
         }
         self.apply(id, offsets, added);
         self.monitor.committed(begin.elapsed(), CommitOutcome::Committed);
+        self.parts.hold.committed();
         self.tell(Input::Committed(id), commands)
     }
 
@@ -356,6 +375,9 @@ impl Driver {
         for share in shares {
             changes.extend(share.changes);
             for (node, partition, position) in share.positions {
+                if let Some((_, uid)) = self.parts.sources.iter().find(|(source, _)| *source == node) {
+                    self.parts.positions.insert((*uid, partition.clone()), position.clone());
+                }
                 match position {
                     SourcePosition::Kafka { topic, partition, next_offset }
                         if self.parts.log_offsets.contains(&node) =>

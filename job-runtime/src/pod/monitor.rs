@@ -13,8 +13,11 @@ use dataflow::graph::NodeId;
 use dataflow::sink::SinkPayload;
 use dataflow::source::PartitionId;
 use hdrhistogram::Histogram;
+use job_api::orders::{SavepointRequest, SavepointStatus, StopMode};
 
 use super::counting::Activity;
+use super::order_book::OrderBook;
+use super::orders::{OrderError, Orders};
 use super::worker_thread::WorkerView;
 use crate::commit::CommitError;
 use crate::connector::SizeHint;
@@ -124,6 +127,7 @@ pub struct Monitor {
     sinks: Mutex<BTreeMap<u32, SinkCount>>,
     commits: Mutex<CommitStats>,
     snapshots: OnceLock<Arc<SnapshotStats>>,
+    orders: OnceLock<OrderBook>,
 }
 
 impl Monitor {
@@ -146,6 +150,7 @@ impl Monitor {
             sinks: Mutex::default(),
             commits: Mutex::new(stats),
             snapshots: OnceLock::new(),
+            orders: OnceLock::new(),
         }
     }
 
@@ -275,6 +280,16 @@ impl Monitor {
         self.snapshots.get().map(|stats| stats.view())
     }
 
+    /// Takes orders, once the job is recovered.
+    pub(super) fn attach_orders(&self, orders: OrderBook) {
+        let _ = self.orders.set(orders);
+    }
+
+    fn orders(&self) -> Result<&OrderBook, OrderError> {
+        let message = "the job is starting; ask again".to_owned();
+        self.orders.get().ok_or(OrderError::NotReady { message })
+    }
+
     pub(super) fn attach_snapshots(&self, stats: Arc<SnapshotStats>) {
         let _ = self.snapshots.set(stats);
     }
@@ -353,6 +368,27 @@ impl Monitor {
             commits.last_ms = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|now| now.as_millis() as u64);
             commits.first_after.get_or_insert(self.process_start.elapsed());
         }
+    }
+}
+
+impl Orders for Monitor {
+    fn savepoint(&self, request: SavepointRequest) -> Result<SavepointStatus, OrderError> {
+        self.orders()?.savepoint(request)
+    }
+
+    fn savepoint_status(&self, name: &str) -> Option<SavepointStatus> {
+        self.orders.get()?.savepoint_status(name)
+    }
+
+    fn stop(&self, mode: StopMode) -> Result<(), OrderError> {
+        self.orders()?.stop(mode)
+    }
+
+    fn assign(&self, replicas: u16) -> Result<(), OrderError> {
+        if self.orders()?.assign(replicas)? {
+            self.reassign();
+        }
+        Ok(())
     }
 }
 

@@ -4,8 +4,6 @@
 
 use job_api::orders::{SavepointRequest, SavepointStatus, StopMode};
 
-use super::monitor::Monitor;
-
 /// Takes orders for the job that this process runs part of.
 ///
 /// A call takes note of an order and returns; it does not wait for the job. It may block for a short time (an append to the control
@@ -54,32 +52,4 @@ pub enum OrderError {
         /// For people.
         message: String,
     },
-}
-
-impl Orders for Monitor {
-    fn savepoint(&self, _: SavepointRequest) -> Result<SavepointStatus, OrderError> {
-        Err(OrderError::Conflict { message: "this version of the job runtime makes no savepoints".to_owned() })
-    }
-
-    fn savepoint_status(&self, _: &str) -> Option<SavepointStatus> {
-        None
-    }
-
-    fn stop(&self, mode: StopMode) -> Result<(), OrderError> {
-        match mode {
-            StopMode::Stop => {
-                Self::stop(self);
-                Ok(())
-            }
-            StopMode::Drain => {
-                Err(OrderError::Conflict { message: "this version of the job runtime cannot drain a job".to_owned() })
-            }
-        }
-    }
-
-    fn assign(&self, _: u16) -> Result<(), OrderError> {
-        Err(OrderError::Conflict {
-            message: "this version of the job runtime takes the number of pods from its settings only".to_owned(),
-        })
-    }
 }

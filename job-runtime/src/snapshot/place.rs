@@ -3,6 +3,7 @@
 //! Owns the forms of the place. What lies there is laid out by `checkpoint::snapshot::key`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,6 +56,18 @@ impl StorePlace {
         let endpoint = own.iter().find_map(|name| std::env::var(name).ok()).filter(|address| !address.is_empty());
         let (bucket, prefix) = (bucket.to_owned(), prefix.trim_matches('/').to_owned());
         Ok(Self::S3(S3Place { bucket, prefix, path_style: endpoint.is_some(), endpoint, region: None }))
+    }
+
+    /// The same place; a bucket is reached as `other` is, if that is one too.
+    #[must_use]
+    pub fn reached_like(self, other: Option<&Self>) -> Self {
+        match (self, other) {
+            (Self::S3(own), Some(Self::S3(other))) => {
+                let S3Place { endpoint, region, path_style, .. } = other.clone();
+                Self::S3(S3Place { endpoint, region, path_style, ..own })
+            }
+            (own, _) => own,
+        }
     }
 
     /// What the operator says.
@@ -118,6 +131,19 @@ impl StorePlace {
     }
 }
 
+impl fmt::Display for StorePlace {
+    /// As a user writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Directory(path) => write!(f, "{}", path.display()),
+            Self::S3(S3Place { bucket, prefix, .. }) => match prefix.trim_matches('/') {
+                "" => write!(f, "s3://{bucket}"),
+                prefix => write!(f, "s3://{bucket}/{prefix}"),
+            },
+        }
+    }
+}
+
 fn is_uid(text: &str) -> bool {
     JobPrefix::new("", "job", text).is_ok()
 }
@@ -158,7 +184,6 @@ mod tests {
             let manifest = checkpoint::snapshot::CheckpointManifest {
                 job_uid: uid.into(),
                 job_name: name.into(),
-                kind: checkpoint::snapshot::CheckpointKind::Checkpoint,
                 pod: 0,
                 number: 1,
                 created_ms,

@@ -6,7 +6,8 @@ use std::fs::{self, File};
 use std::path::Path;
 
 use checkpoint::snapshot::{
-    CheckpointManifest, FileEntry, LogPart, ManifestError, ObjectId, Place, ShardEntry, ShardManifest,
+    CheckpointManifest, FileEntry, LogPart, ManifestError, ObjectId, Place, SavepointManifest, SavepointPart,
+    ShardEntry, ShardManifest,
 };
 
 use super::store::{Listing, ObjectStore};
@@ -41,25 +42,96 @@ pub fn checkpoint(store: &dyn ObjectStore, job_uid: &str, id: &ObjectId) -> Resu
     checked.map_err(|error| damaged(store, id, error))
 }
 
-/// A shard's manifest, checked to be the one that the checkpoint means.
+/// The job that a shard's manifest must be of.
+#[derive(Clone, Copy, Debug)]
+pub struct Of<'a> {
+    job_uid: &'a str,
+    shards: u16,
+}
+
+impl<'a> From<&'a CheckpointManifest> for Of<'a> {
+    fn from(manifest: &'a CheckpointManifest) -> Self {
+        Self { job_uid: &manifest.job_uid, shards: manifest.shards }
+    }
+}
+
+impl<'a> From<&'a SavepointPart> for Of<'a> {
+    fn from(part: &'a SavepointPart) -> Self {
+        Self { job_uid: &part.job_uid, shards: part.shards }
+    }
+}
+
+/// A shard's manifest, checked to be the one that the checkpoint or savepoint means.
 ///
 /// # Errors
 /// See [`checkpoint`].
-pub fn shard(
+pub fn shard<'a>(
     store: &dyn ObjectStore,
-    checkpoint: &CheckpointManifest,
+    of: impl Into<Of<'a>>,
     entry: &ShardEntry,
 ) -> Result<ShardManifest, SnapshotError> {
+    let Of { job_uid, shards } = of.into();
     let bytes = transfer::read_checked(store, &entry.manifest, entry.length, entry.checksum)?;
     let checked = ShardManifest::decode(&bytes).and_then(|manifest| {
-        manifest.check(checkpoint, entry)?;
+        manifest.check(job_uid, shards, entry)?;
         Ok(manifest)
     });
     checked.map_err(|error| damaged(store, &entry.manifest, error))
 }
 
-fn damaged(store: &dyn ObjectStore, id: &ObjectId, error: ManifestError) -> SnapshotError {
+pub(super) fn damaged(store: &dyn ObjectStore, id: &ObjectId, error: ManifestError) -> SnapshotError {
     SnapshotError::Damaged { key: store.key(id), what: Damage::Manifest(error) }
+}
+
+/// One pod's part of a savepoint, checked to be this job's and to stand in its place.
+///
+/// # Errors
+/// See [`checkpoint`].
+pub fn part(store: &dyn ObjectStore, job_uid: &str, id: &ObjectId) -> Result<SavepointPart, SnapshotError> {
+    let bytes = transfer::read(store, id)?;
+    decode_part(store, job_uid, id, &bytes)
+}
+
+fn decode_part(
+    store: &dyn ObjectStore,
+    job_uid: &str,
+    id: &ObjectId,
+    bytes: &[u8],
+) -> Result<SavepointPart, SnapshotError> {
+    let part = SavepointPart::decode(bytes).map_err(|error| damaged(store, id, error))?;
+    if part.job_uid == job_uid && part.id() == *id {
+        return Ok(part);
+    }
+    let what = format!("part {} of savepoint {} of job {}", part.pod, part.name, part.job_uid);
+    Err(damaged(store, id, ManifestError::Foreign(what)))
+}
+
+/// A whole savepoint: its manifest and all its parts, checked to belong together. `None` if there is none of this name.
+///
+/// # Errors
+/// See [`checkpoint`].
+pub fn savepoint(
+    store: &dyn ObjectStore,
+    job_uid: &str,
+    name: &str,
+) -> Result<Option<(SavepointManifest, Vec<SavepointPart>)>, SnapshotError> {
+    let id = ObjectId::SavepointRoot { name: name.to_owned() };
+    let bytes = match transfer::read(store, &id) {
+        Err(SnapshotError::Damaged { what: Damage::Missing, .. }) => return Ok(None),
+        other => other?,
+    };
+    let root = SavepointManifest::decode(&bytes).and_then(|root| {
+        root.check(job_uid, name)?;
+        Ok(root)
+    });
+    let root = root.map_err(|error| damaged(store, &id, error))?;
+    let parts = transfer::each(&root.parts, |entry| {
+        let id = root.part(entry);
+        let bytes = transfer::read_checked(store, &id, entry.length, entry.checksum)?;
+        decode_part(store, job_uid, &id, &bytes)
+    })?;
+    root.check_parts(&parts).map_err(|error| damaged(store, &id, error))?;
+    Ok(Some((root, parts)))
 }
 
 /// All checkpoints of a job that can be read, the newest first, and what is wrong with those that cannot.

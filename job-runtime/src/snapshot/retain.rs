@@ -6,11 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use checkpoint::snapshot::retention::Listed;
 use checkpoint::snapshot::retention::{self, Retention};
-use checkpoint::snapshot::{CheckpointKind, CheckpointManifest, ObjectId, Place};
+use checkpoint::snapshot::{CheckpointManifest, ObjectId, Place, SavepointPart, ShardEntry};
 use dataflow::key::ShardId;
 use dataflow::state::LogOffset;
 
+use super::restore::Of;
 use super::store::{Listing, ObjectStore};
 use super::{SnapshotError, now_ms, restore, transfer};
 
@@ -25,6 +27,7 @@ pub struct Keeper {
     pub grace: Duration,
     /// Manifests that were read: they never change.
     checkpoints: BTreeMap<ObjectId, CheckpointManifest>,
+    savepoints: BTreeMap<ObjectId, SavepointPart>,
     /// Per shard manifest, the files that it names.
     files: BTreeMap<ObjectId, Vec<ObjectId>>,
 }
@@ -45,7 +48,7 @@ pub struct Kept {
 impl Keeper {
     /// A keeper that has read nothing yet.
     pub fn new(retention: Retention, grace: Duration) -> Self {
-        Self { retention, grace, checkpoints: BTreeMap::new(), files: BTreeMap::new() }
+        Self { retention, grace, checkpoints: BTreeMap::new(), savepoints: BTreeMap::new(), files: BTreeMap::new() }
     }
 
     /// Removes what may go.
@@ -55,13 +58,14 @@ impl Keeper {
     pub fn run(&mut self, store: &dyn ObjectStore, job_uid: &str) -> Result<Kept, SnapshotError> {
         let (now, listed) = (now_ms(), store.list(Listing::All)?);
         let damaged = self.read(store, job_uid, listed.iter().map(|object| &object.id))?;
-        let periodic = |one: &&CheckpointManifest| one.kind == CheckpointKind::Checkpoint;
-        let all: Vec<CheckpointManifest> = self.checkpoints.values().filter(periodic).cloned().collect();
+        let (unfinished, savepoints_clear) = self.read_savepoints(store, job_uid, &listed, now)?;
+        let all: Vec<CheckpointManifest> = self.checkpoints.values().cloned().collect();
         let mut gone = retention::expired(&all, self.retention, now);
         let stays = |(id, one): (&ObjectId, &CheckpointManifest)| (!gone.contains(id)).then(|| one.clone());
         let kept: Vec<CheckpointManifest> = self.checkpoints.iter().filter_map(stays).collect();
         let (behind, unclear): (Vec<_>, Vec<_>) = damaged.into_iter().partition(|id| is_behind(id, &kept));
         gone.extend(behind);
+        gone.extend(unfinished);
         let referenced = self.referenced(store, &kept)?;
         for id in &gone {
             store.delete(id)?;
@@ -69,7 +73,7 @@ impl Keeper {
         }
         // What a manifest refers to that stays and cannot be read is not known: then no object is garbage.
         let garbage = match referenced {
-            Some(referenced) if unclear.is_empty() => {
+            Some(referenced) if unclear.is_empty() && savepoints_clear => {
                 retention::garbage(&listed, &referenced, now, self.grace.as_millis() as u64)
             }
             Some(_) | None => Vec::new(),
@@ -92,7 +96,7 @@ impl Keeper {
         job_uid: &str,
         listed: impl Iterator<Item = &'a ObjectId>,
     ) -> Result<Vec<ObjectId>, SnapshotError> {
-        let manifest = |id: &&ObjectId| matches!(id, ObjectId::Checkpoint { .. } | ObjectId::Savepoint { .. });
+        let manifest = |id: &&ObjectId| matches!(id, ObjectId::Checkpoint { .. });
         let there: BTreeSet<&ObjectId> = listed.filter(manifest).collect();
         self.checkpoints.retain(|id, _| there.contains(id));
         let new: Vec<&ObjectId> = there.into_iter().filter(|id| !self.checkpoints.contains_key(id)).collect();
@@ -116,22 +120,63 @@ impl Keeper {
         Ok(damaged)
     }
 
-    /// Everything that what is kept refers to; `None` if a manifest among it cannot be read.
+    /// Reads the parts of savepoints that are new. Returns parts that never became a savepoint and may go, and whether all others could be read.
+    fn read_savepoints(
+        &mut self,
+        store: &dyn ObjectStore,
+        job_uid: &str,
+        listed: &[Listed],
+        now: u64,
+    ) -> Result<(Vec<ObjectId>, bool), SnapshotError> {
+        let there: BTreeSet<&ObjectId> = listed.iter().map(|object| &object.id).collect();
+        let is_whole = |id: &ObjectId| match id {
+            ObjectId::Savepoint { name, .. } => there.contains(&ObjectId::SavepointRoot { name: name.clone() }),
+            _ => false,
+        };
+        // A part changes until its savepoint is whole: another attempt replaces it.
+        self.savepoints.retain(|id, _| there.contains(id) && is_whole(id));
+        let (mut unfinished, mut clear) = (Vec::new(), true);
+        for object in listed.iter().filter(|object| matches!(object.id, ObjectId::Savepoint { .. })) {
+            if !is_whole(&object.id) && now.saturating_sub(object.modified_ms) > self.grace.as_millis() as u64 {
+                unfinished.push(object.id.clone());
+                self.savepoints.remove(&object.id);
+            } else if !self.savepoints.contains_key(&object.id) {
+                match restore::part(store, job_uid, &object.id) {
+                    Ok(part) => {
+                        self.savepoints.insert(object.id.clone(), part);
+                    }
+                    Err(error) if error.is_damage() => {
+                        tracing::warn!(%error, "a savepoint cannot be read");
+                        clear = false;
+                    }
+                    // Also one of a newer release.
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok((unfinished, clear))
+    }
+
+    /// Everything that what is kept refers to, savepoints included; `None` if a manifest among it cannot be read.
     fn referenced(
         &mut self,
         store: &dyn ObjectStore,
         kept: &[CheckpointManifest],
     ) -> Result<Option<BTreeSet<ObjectId>>, SnapshotError> {
         let mut out: BTreeSet<ObjectId> = kept.iter().flat_map(retention::references).cloned().collect();
+        out.extend(self.savepoints.values().flat_map(|part| &part.entries).map(|entry| entry.manifest.clone()));
         self.files.retain(|id, _| out.contains(id));
         let mut wanted = BTreeMap::new();
-        for manifest in kept {
-            for entry in manifest.entries.iter().filter(|entry| !self.files.contains_key(&entry.manifest)) {
-                wanted.insert(&entry.manifest, (manifest, entry));
+        let of_kept = kept.iter().flat_map(|one| one.entries.iter().map(move |entry| (Of::from(one), entry)));
+        let of_savepoints =
+            self.savepoints.values().flat_map(|part| part.entries.iter().map(move |entry| (Of::from(part), entry)));
+        for (of, entry) in of_kept.chain(of_savepoints) {
+            if !self.files.contains_key(&entry.manifest) {
+                wanted.insert(&entry.manifest, (of, entry));
             }
         }
-        let wanted: Vec<_> = wanted.into_values().collect();
-        let read = transfer::each(&wanted, |(manifest, entry)| match restore::shard(store, manifest, entry) {
+        let wanted: Vec<(Of<'_>, &ShardEntry)> = wanted.into_values().collect();
+        let read = transfer::each(&wanted, |(of, entry)| match restore::shard(store, *of, entry) {
             Ok(shard) => Ok(Some(files_of(&shard))),
             Err(error) if error.is_damage() => {
                 tracing::warn!(%error, "a snapshot cannot be read");

@@ -6,7 +6,7 @@
 //! With the log in Kafka each shard is looked at by itself: any snapshot that the changelog can bring up to date is right. With the local
 //! log a lost state directory is restored as a whole, shards and end of the log, from one checkpoint.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::Path;
 
@@ -15,6 +15,7 @@ use checkpoint::snapshot::{CheckpointManifest, LogPart, ObjectId};
 use dataflow::key::{ShardId, Shards};
 use dataflow::state::LogOffset;
 
+use super::origin::Origin;
 use super::store::{Listing, ObjectStore};
 use super::take::{io, remove_dir};
 use super::{SnapshotError, restore, transfer};
@@ -22,12 +23,18 @@ use crate::commit::local;
 use crate::state::directory::StateDirectory;
 use crate::state::rocks::RocksDatabases;
 
+/// Before the first commit of a local log, and before the first record of a partition of the changelog.
+const BEFORE_LOCAL: LogOffset = LogOffset(0);
+const BEFORE_KAFKA: LogOffset = LogOffset(-1);
+
 /// What a start took from snapshots.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
     /// Shards restored, with the checkpoint that each came from.
     pub shards: BTreeMap<ShardId, u64>,
-    /// Bytes of their files.
+    /// Shards that have begun from a savepoint.
+    pub from_savepoint: BTreeSet<ShardId>,
+    /// Bytes of the files of both.
     pub bytes: u64,
     /// Snapshots that were passed over because they are damaged.
     pub damaged: u64,
@@ -40,12 +47,23 @@ impl Restored {
     }
 }
 
+/// What a start may take state from.
+#[derive(Clone, Copy)]
+pub struct Sources<'a> {
+    /// The job's own snapshots, if it takes any.
+    pub store: Option<&'a dyn ObjectStore>,
+    /// The savepoint that the job began from: what its log's beginning is behind.
+    pub origin: Option<&'a Origin>,
+    /// The job's shards.
+    pub shards: Shards,
+}
+
 /// Makes the shards' directories right for a job whose changelog is in Kafka and holds these records. Nobody has the databases open.
 ///
 /// # Errors
 /// When a shard's state is lost, or the store or the disk fails.
 pub fn with_kafka(
-    store: &dyn ObjectStore,
+    sources: Sources<'_>,
     job_uid: &str,
     databases: &RocksDatabases,
     bounds: &[(ShardId, LogBounds)],
@@ -59,11 +77,14 @@ pub fn with_kafka(
     if wanting.is_empty() {
         return Ok(Restored::default());
     }
-    let (checkpoints, bad) = restore::checkpoints(store, job_uid)?;
+    let (checkpoints, bad) = match sources.store {
+        Some(store) => restore::checkpoints(store, job_uid)?,
+        None => (Vec::new(), Vec::new()),
+    };
     bad.iter().for_each(|error| tracing::warn!(%error, "a snapshot is passed over"));
     let mut out = Restored { damaged: bad.len() as u64, ..Restored::default() };
     for (shard, log) in wanting {
-        one_shard(store, databases, (*shard, local[shard], *log), &checkpoints, &mut out)?;
+        one_shard(sources, databases, (*shard, local[shard], *log), &checkpoints, &mut out)?;
     }
     Ok(out)
 }
@@ -81,7 +102,7 @@ fn local_shard(databases: &RocksDatabases, shard: ShardId) -> LocalShard {
 }
 
 fn one_shard(
-    store: &dyn ObjectStore,
+    sources: Sources<'_>,
     databases: &RocksDatabases,
     (shard, local, log): (ShardId, LocalShard, LogBounds),
     checkpoints: &[CheckpointManifest],
@@ -95,6 +116,7 @@ fn one_shard(
     let mut last = "none of them reaches the changelog".to_owned();
     for index in &choice.snapshots {
         let (manifest, entry) = of_shard[*index];
+        let store = sources.store.expect("where there are checkpoints there is a store");
         let read = restore::shard(store, manifest, entry).and_then(|files| {
             replace(store, &files, &databases.path(shard))?;
             Ok(files.bytes())
@@ -114,12 +136,19 @@ fn one_shard(
             Err(error) => return Err(error),
         }
     }
-    if choice.empty {
-        // The whole changelog is there: begin from nothing.
-        return remove_dir(&databases.path(shard));
+    match (choice.empty, sources.origin) {
+        // The whole changelog is there: begin with what was there before it.
+        (true, Some(origin)) => {
+            out.bytes += origin.import(databases, sources.shards, shard, BEFORE_KAFKA)?;
+            out.from_savepoint.insert(shard);
+            Ok(())
+        }
+        (true, None) => remove_dir(&databases.path(shard)),
+        (false, _) => {
+            let place = sources.store.map_or_else(|| "no place for snapshots".to_owned(), ObjectStore::place);
+            Err(SnapshotError::Lost { shard, low: log.low, place, tried: of_shard.len(), last })
+        }
     }
-    let (place, tried, low) = (store.place(), of_shard.len(), log.low);
-    Err(SnapshotError::Lost { shard, low, place, tried, last })
 }
 
 /// Downloads beside the old directory and changes places at the end.
@@ -136,15 +165,15 @@ fn replace(
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(io("sync", parent))
 }
 
-/// Restores a lost state directory of a job with a local log. Does nothing if the directory has state.
+/// Restores a lost state directory of a job with a local log, or makes that of a job that begins from a savepoint. Does nothing if the directory
+/// has state.
 ///
 /// # Errors
 /// When there are snapshots and none can be used, or the store or the disk fails.
 pub fn with_local_log(
-    store: &dyn ObjectStore,
+    sources: Sources<'_>,
     directory: &StateDirectory,
     databases: &RocksDatabases,
-    shards: Shards,
 ) -> Result<Restored, SnapshotError> {
     let marker = directory.restoring_file();
     if marker.exists() {
@@ -153,36 +182,63 @@ pub fn with_local_log(
     } else if has_files(&directory.log_dir())? {
         return Ok(Restored::default());
     }
-    let (checkpoints, bad) = restore::checkpoints(store, directory.job_uid())?;
-    let mut out = Restored { damaged: bad.len() as u64, ..Restored::default() };
-    let mut last = bad.last().map(ToString::to_string);
-    bad.iter().for_each(|error| tracing::warn!(%error, "a snapshot is passed over"));
+    let (checkpoints, bad) = match sources.store {
+        Some(store) => restore::checkpoints(store, directory.job_uid())?,
+        None => (Vec::new(), Vec::new()),
+    };
     fs::write(&marker, "").map_err(io("write", &marker))?;
+    let restored = match (sources.store, sources.origin) {
+        (Some(store), _) if !checkpoints.is_empty() || !bad.is_empty() => {
+            newest_whole(store, directory, databases, sources.shards, checkpoints, bad)?
+        }
+        (_, Some(origin)) => begin_from(origin, databases, sources.shards)?,
+        (_, None) => Restored::default(),
+    };
+    fs::remove_file(&marker).map_err(io("remove", &marker))?;
+    Ok(restored)
+}
+
+fn begin_from(origin: &Origin, databases: &RocksDatabases, shards: Shards) -> Result<Restored, SnapshotError> {
+    let mut out = Restored::default();
+    for shard in shards.all() {
+        out.bytes += origin.import(databases, shards, shard, BEFORE_LOCAL)?;
+        out.from_savepoint.insert(shard);
+    }
+    Ok(out)
+}
+
+/// Restores the newest checkpoint that can be read.
+fn newest_whole(
+    store: &dyn ObjectStore,
+    directory: &StateDirectory,
+    databases: &RocksDatabases,
+    shards: Shards,
+    checkpoints: Vec<CheckpointManifest>,
+    bad: Vec<SnapshotError>,
+) -> Result<Restored, SnapshotError> {
+    let mut out = Restored { damaged: bad.len() as u64, ..Restored::default() };
+    let mut last = bad.last().map_or_else(String::new, ToString::to_string);
+    bad.iter().for_each(|error| tracing::warn!(%error, "a snapshot is passed over"));
     let tried = checkpoints.len() + bad.len();
     for manifest in checkpoints {
         check_shards(store, &manifest, shards)?;
         match whole(store, directory, databases, &manifest) {
             Ok(bytes) => {
                 let entries = manifest.entries.iter().map(|entry| (entry.shard, manifest.number));
-                out = Restored { shards: entries.collect(), bytes, damaged: out.damaged };
+                (out.shards, out.bytes) = (entries.collect(), bytes);
                 abandon(store, &manifest)?;
-                last = None;
-                break;
+                return Ok(out);
             }
             Err(error) if error.is_damage() => {
                 tracing::warn!(%error, checkpoint = manifest.number, "a snapshot is passed over");
                 out.damaged += 1;
-                last = Some(error.to_string());
+                last = error.to_string();
                 empty(directory)?;
             }
             Err(error) => return Err(error),
         }
     }
-    fs::remove_file(&marker).map_err(io("remove", &marker))?;
-    match last {
-        None => Ok(out),
-        Some(last) => Err(SnapshotError::NoneReadable { place: store.place(), tried, last }),
-    }
+    Err(SnapshotError::NoneReadable { place: store.place(), tried, last })
 }
 
 /// Forgets the damaged checkpoints behind the one that was restored: the job makes those commits again, differently perhaps, and they would

@@ -2,6 +2,8 @@
 //!
 //! Owns the order of the steps and what a failed one leaves behind: nothing that anybody reads. When to take one is `thread`'s.
 
+mod savepoint;
+
 use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,8 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use checkpoint::snapshot::{
-    CheckpointKind, CheckpointManifest, FileEntry, LogPart, ObjectId, PartId, Place, ShardEntry, ShardManifest,
-    checksum,
+    CheckpointManifest, FileEntry, LogPart, ObjectId, PartId, Place, ShardEntry, ShardManifest, checksum,
 };
 use dataflow::key::ShardId;
 use dataflow::state::LogOffset;
@@ -19,6 +20,8 @@ use super::store::{Body, ObjectStore, Put};
 use super::{Damage, SnapshotError, now_ms, restore, transfer};
 use crate::commit::local::{LogHandle, LogTail};
 use crate::state::rocks::{FlushHandle, RocksDatabases};
+
+pub use savepoint::{CopiedSavepoint, SavepointOf, StoredSavepoint, Whole, complete};
 
 /// Files up to this size lie in the shard's manifest: they are many, and an object each would cost more than their bytes.
 const INLINE: u64 = 16 << 10;
@@ -67,6 +70,24 @@ struct Base {
     number: u64,
     entries: BTreeMap<ShardId, ShardEntry>,
     files: Files,
+}
+
+impl Base {
+    fn of(manifest: &CheckpointManifest, files: Files) -> Self {
+        let entries = manifest.entries.iter().map(|entry| (entry.shard, entry.clone())).collect();
+        Self { number: manifest.number, entries, files }
+    }
+}
+
+/// The pod's shards at one moment, on local disk.
+struct Copies {
+    number: u64,
+    created_ms: u64,
+    dir: PathBuf,
+    files: Vec<CopiedFile>,
+    offsets: Offsets,
+    tail: Option<LogTail>,
+    copying: Duration,
 }
 
 /// A snapshot that was taken.
@@ -127,16 +148,13 @@ impl Taker {
             self.base = Some(base);
             return Ok(None);
         }
-        let number = base.number + 1;
-        let copies = self.copies.join(number.to_string());
-        remove_dir(&copies)?;
-        let taken = self.take_into(&base, number, &copies);
+        let copies = self.copies(&base)?;
+        let stored = self.store_copies(&base, &copies);
         // The next attempt, and the next start, clean up what could not be removed now.
-        let removed = remove_dir(&copies);
-        let (taken, files) = taken?;
+        let removed = remove_dir(&copies.dir);
+        let (taken, files) = stored?;
         removed?;
-        let entries = taken.manifest.entries.iter().map(|entry| (entry.shard, entry.clone())).collect();
-        self.base = Some(Base { number, entries, files });
+        self.base = Some(Base::of(&taken.manifest, files));
         Ok(Some(taken))
     }
 
@@ -188,33 +206,40 @@ impl Taker {
         Ok((manifest, shards))
     }
 
-    fn take_into(&mut self, base: &Base, number: u64, copies: &Path) -> Result<(Taken, Files), SnapshotError> {
-        let begin = Instant::now();
-        let created_ms = now_ms();
+    /// Copies what has changed: the moment that the snapshot is of. If it fails, what it leaves is removed by the next one.
+    fn copies(&self, base: &Base) -> Result<Copies, SnapshotError> {
+        let (begin, created_ms, number) = (Instant::now(), now_ms(), base.number + 1);
+        let dir = self.copies.join(number.to_string());
+        remove_dir(&dir)?;
         let hold = self.log.as_ref().map(LogHandle::hold);
-        let (copied, offsets) = self.copy(base, copies)?;
+        let (files, offsets) = self.copy(base, &dir)?;
         let copying = begin.elapsed();
         let tail = hold.map(|hold| hold.tail(&offsets)).transpose()?;
-        let stored = self.upload(base, number, &copied)?;
-        let (uploaded_files, kept_files) =
+        Ok(Copies { number, created_ms, dir, files, offsets, tail, copying })
+    }
+
+    /// Uploads copies, and makes a checkpoint of them.
+    fn store_copies(&mut self, base: &Base, copies: &Copies) -> Result<(Taken, Files), SnapshotError> {
+        let Copies { number, created_ms, offsets, copying, .. } = copies;
+        let stored = self.upload(base, *number, &copies.files)?;
+        let (new_files, kept_files) =
             stored.iter().fold((0, 0), |(new, kept), file| if file.kept { (new, kept + 1) } else { (new + 1, kept) });
         let mut uploaded = stored.iter().map(|file| file.uploaded).sum::<u64>();
-        let manifests = self.manifests(&offsets, &stored);
-        let entries = self.put_shards(base, number, &manifests, &mut uploaded)?;
-        let log = match tail {
+        let manifests = self.manifests(offsets, &stored);
+        let entries = self.put_shards(base, *number, &manifests, &mut uploaded)?;
+        let log = match &copies.tail {
             None => LogPart::Kafka,
-            Some(tail) => self.put_log(number, &tail, &mut uploaded)?,
+            Some(tail) => self.put_log(*number, tail, &mut uploaded)?,
         };
         let JobOf { uid, name, shards, pod } = self.job.clone();
-        let kind = CheckpointKind::Checkpoint;
+        let (number, created_ms, copying) = (*number, *created_ms, *copying);
         let manifest =
-            CheckpointManifest { job_uid: uid, job_name: name, kind, pod, number, created_ms, shards, entries, log };
+            CheckpointManifest { job_uid: uid, job_name: name, pod, number, created_ms, shards, entries, log };
         uploaded += self.put_checkpoint(&manifest)?;
         let mut files: HashMap<_, _> =
             stored.into_iter().map(|file| ((file.shard, file.entry.name.clone()), file.entry)).collect();
         let untouched = |shard: &ShardId| !manifests.contains_key(shard);
         files.extend(base.files.iter().filter(|((shard, _), _)| untouched(shard)).map(|(k, v)| (k.clone(), v.clone())));
-        let new_files = uploaded_files;
         Ok((Taken { manifest, uploaded, new_files, kept_files, copying }, files))
     }
 

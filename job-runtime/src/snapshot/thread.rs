@@ -17,7 +17,73 @@ use tokio_util::sync::CancellationToken;
 use super::now_ms;
 use super::retain::{Keeper, Kept};
 use super::start::Restored;
-use super::take::{Taken, Taker};
+use super::take::{SavepointOf, StoredSavepoint, Taken, Taker};
+
+/// Asks that may wait.
+const ASKS: usize = 8;
+/// A savepoint that was prepared for and does not come is given up, so that periodic snapshots go on.
+const HELD: Duration = Duration::from_secs(120);
+
+/// What becomes of this pod's part of a savepoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SavepointNews {
+    /// No other snapshot is under way, and none will be begun.
+    Prepared,
+    /// The pod's shards are copied.
+    Copied {
+        /// How long the copies by hard links took.
+        copying: Duration,
+    },
+    /// The copy is in the store.
+    Stored(StoredSavepoint),
+    /// It could not be done.
+    Failed(String),
+}
+
+/// Hears what becomes of savepoints.
+pub type Tell = Box<dyn Fn(SavepointNews) + Send>;
+
+enum Ask {
+    /// Take a last snapshot and end.
+    Last,
+    /// End.
+    End,
+    Prepare,
+    Copy(SavepointOf),
+    Release,
+}
+
+/// Asks the thread for a part of a savepoint. The answers go to [`SnapshotWork::tell`].
+#[derive(Clone, Debug)]
+pub struct SnapshotAsk(SyncSender<Ask>);
+
+impl SnapshotAsk {
+    /// Lets a snapshot under way end, and none begin.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn prepare(&self) -> Result<(), String> {
+        self.ask(Ask::Prepare)
+    }
+
+    /// Copies the shards as they are, then stores the copy.
+    ///
+    /// # Errors
+    /// When the thread is gone.
+    pub fn copy(&self, of: SavepointOf) -> Result<(), String> {
+        self.ask(Ask::Copy(of))
+    }
+
+    /// Periodic snapshots go on.
+    pub fn release(&self) {
+        // If it is gone there is nothing to release.
+        let _ = self.ask(Ask::Release);
+    }
+
+    fn ask(&self, ask: Ask) -> Result<(), String> {
+        self.0.try_send(ask).map_err(|_| "the thread for snapshots does not answer".to_owned())
+    }
+}
 
 /// Removes the part of a changelog that no snapshot needs: up to and including these offsets.
 pub type Trim = Box<dyn Fn(&BTreeMap<ShardId, LogOffset>) -> Result<(), String> + Send>;
@@ -131,12 +197,14 @@ pub struct SnapshotWork {
     pub interval: Duration,
     /// Where to say what was done.
     pub stats: Arc<SnapshotStats>,
+    /// And what becomes of savepoints.
+    pub tell: Tell,
 }
 
 /// The running thread. Dropping it gives up a snapshot under way and waits for the thread.
 #[derive(Debug)]
 pub struct Snapshots {
-    last: Option<SyncSender<()>>,
+    asks: SyncSender<Ask>,
     /// The snapshot is all that outlives the directory: with the local log.
     at_end: bool,
     cancel: CancellationToken,
@@ -149,24 +217,30 @@ impl Snapshots {
     /// # Errors
     /// When no thread can be started.
     pub fn start(work: SnapshotWork, cancel: CancellationToken) -> std::io::Result<Self> {
-        let ((last, asked), at_end) = (sync_channel(1), work.taker.log.is_some());
+        let ((asks, asked), at_end) = (sync_channel(ASKS), work.taker.log.is_some());
         let thread = std::thread::Builder::new().name("snapshots".into());
         let stop = cancel.clone();
         let join = thread.spawn(move || run(work, &asked, &stop))?;
-        Ok(Self { last: Some(last), at_end, cancel, join: Some(join) })
+        Ok(Self { asks, at_end, cancel, join: Some(join) })
+    }
+
+    /// Asks for savepoints.
+    pub fn ask(&self) -> SnapshotAsk {
+        SnapshotAsk(self.asks.clone())
     }
 
     /// Ends the thread of a job that has ended well, with a last snapshot if its log is local: what Kafka holds needs none.
     pub fn finish(mut self) {
-        if let (true, Some(last)) = (self.at_end, &self.last) {
+        if self.at_end {
             // An ended thread has nothing to take.
-            let _ = last.send(());
+            let _ = self.asks.send(Ask::Last);
             self.join();
         }
     }
 
     fn join(&mut self) {
-        self.last = None;
+        // Of no use to a thread that has ended, or that ends with what waits before this.
+        let _ = self.asks.send(Ask::End);
         if let Some(join) = self.join.take() {
             // A panic there has been printed, and no commit depends on it.
             let _ = join.join();
@@ -181,7 +255,7 @@ impl Drop for Snapshots {
     }
 }
 
-fn run(mut work: SnapshotWork, asked: &Receiver<()>, stop: &CancellationToken) {
+fn run(mut work: SnapshotWork, asked: &Receiver<Ask>, stop: &CancellationToken) {
     let mut due = Instant::now() + work.interval;
     loop {
         match asked.recv_timeout(due.saturating_duration_since(Instant::now())) {
@@ -189,13 +263,34 @@ fn run(mut work: SnapshotWork, asked: &Receiver<()>, stop: &CancellationToken) {
                 due = Instant::now() + work.interval;
                 work.once(stop);
             }
-            Ok(()) => return work.once(stop),
-            Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Ask::Release) => due = Instant::now() + work.interval,
+            Ok(Ask::Prepare) => {
+                due = Instant::now() + HELD;
+                let prepared = work.taker.prepare_savepoint().map(|()| SavepointNews::Prepared);
+                work.answer(prepared);
+            }
+            Ok(Ask::Copy(of)) => work.savepoint(of),
+            Ok(Ask::Last) => return work.once(stop),
+            Ok(Ask::End) | Err(RecvTimeoutError::Disconnected) => return,
         }
     }
 }
 
 impl SnapshotWork {
+    fn answer(&self, result: Result<SavepointNews, super::SnapshotError>) {
+        (self.tell)(result.unwrap_or_else(|error| SavepointNews::Failed(error.to_string())));
+    }
+
+    fn savepoint(&mut self, of: SavepointOf) {
+        let copied = match self.taker.copy_for_savepoint(of) {
+            Ok(copied) => copied,
+            Err(error) => return self.answer(Err(error)),
+        };
+        self.answer(Ok(SavepointNews::Copied { copying: copied.copying }));
+        let stored = self.taker.store_savepoint(copied).map(SavepointNews::Stored);
+        self.answer(stored);
+    }
+
     fn once(&mut self, stop: &CancellationToken) {
         let begin = Instant::now();
         match self.taker.take() {

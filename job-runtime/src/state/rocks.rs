@@ -84,12 +84,19 @@ impl RocksDatabases {
     /// # Errors
     /// When the directory cannot be read or written, or the database is damaged.
     pub fn open(&self, shard: ShardId) -> Result<RocksShardStore, StateError> {
-        let path = self.path(shard);
+        self.open_at(shard, &self.path(shard))
+    }
+
+    /// Opens or creates a shard's database in another place.
+    ///
+    /// # Errors
+    /// See [`RocksDatabases::open`].
+    pub fn open_at(&self, shard: ShardId, path: &Path) -> Result<RocksShardStore, StateError> {
         let context = || format!("cannot open {}", path.display());
-        std::fs::create_dir_all(&path).map_err(|e| StateError { shard, message: format!("{}: {e}", context()) })?;
+        std::fs::create_dir_all(path).map_err(|e| StateError { shard, message: format!("{}: {e}", context()) })?;
         let options = self.options();
         let family = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, options.clone());
-        let db = DB::open_cf_descriptors(&options, &path, [family]).map_err(|e| failed(shard, &context(), &e))?;
+        let db = DB::open_cf_descriptors(&options, path, [family]).map_err(|e| failed(shard, &context(), &e))?;
         let applied = match db.get(APPLIED_KEY).map_err(|e| failed(shard, &context(), &e))? {
             None => NONE,
             Some(value) => decode_applied(shard, &value)?,

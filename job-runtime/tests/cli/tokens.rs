@@ -62,8 +62,9 @@ impl SigningKey {
     pub(crate) fn public(&self) -> Value {
         match self {
             Self::Rsa { kid, pair } => {
-                let (n, e) = (pair.public_key().modulus(), pair.public_key().exponent());
-                let (n, e) = (base64(n.big_endian_without_leading_zero()), base64(e.big_endian_without_leading_zero()));
+                let der = &mut pair.public_key().as_ref();
+                *der = field(der);
+                let (n, e) = (base64(without_zero(field(der))), base64(without_zero(field(der))));
                 json!({"kty": "RSA", "kid": kid, "n": n, "e": e})
             }
             Self::Ec { kid, curve, pair, .. } => {
@@ -118,4 +119,22 @@ pub(crate) fn access(job_uid: &str, keys: &[&SigningKey]) -> Value {
         "issuer": ISSUER, "subject": SUBJECT, "audience": format!("millstream/{job_uid}"),
         "keys": keys.iter().map(|key| key.public()).collect::<Vec<_>>()
     })
+}
+
+/// Takes the contents of the next field of a DER structure.
+fn field<'a>(der: &mut &'a [u8]) -> &'a [u8] {
+    let (length, head) = match der[1] {
+        short if short < 0x80 => (usize::from(short), 2),
+        long => {
+            let bytes = usize::from(long & 0x7f);
+            (der[2..2 + bytes].iter().fold(0, |sum, byte| sum << 8 | usize::from(*byte)), 2 + bytes)
+        }
+    };
+    let (contents, rest) = der[head..].split_at(length);
+    *der = rest;
+    contents
+}
+
+fn without_zero(number: &[u8]) -> &[u8] {
+    number.strip_prefix(&[0]).unwrap_or(number)
 }

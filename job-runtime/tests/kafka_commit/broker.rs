@@ -40,6 +40,8 @@ pub(crate) fn config(uid: &str, shards: u16) -> KafkaLogConfig {
         replication: None,
         deadline: Duration::from_secs(10),
         bound_source: None,
+        origin: None,
+        stays_ended: false,
         stop: std::sync::Arc::default(),
     }
 }

@@ -243,16 +243,12 @@ fn others_come_to_the_right_conclusion_at_every_step() {
         vec![told(SavepointPhase::Failed, None)],
     ] {
         let status = status_of(&object, &judged(at(-5), &answers), at(0));
-        let is_true = |condition: &&_| condition_is_true(condition);
-        assert_eq!(status.conditions.iter().filter(is_true).count(), 1, "{:?}", status.conditions);
+        let holding = status.conditions.iter().filter(|condition| condition.status == "True").count();
+        assert_eq!(holding, 1, "{:?}", status.conditions);
         assert_eq!(status.observed_generation, Some(1));
         let ready = status.conditions.iter().find(|condition| condition.type_ == "Ready").expect("there is one");
         assert_eq!(ready.status == "True", status.phase == Some(CheckpointPhase::Completed));
     }
-}
-
-fn condition_is_true(condition: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition) -> bool {
-    condition.status == "True"
 }
 
 /// A job that runs with a bucket, and a checkpoint of it.

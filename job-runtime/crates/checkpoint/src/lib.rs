@@ -1,4 +1,4 @@
-//! What a commit is, decided and laid out without I/O: the commit protocol, ownership records, names, and the layout of everything that
+//! What a commit is, decided and laid out without I/O: the commit protocol, ownership, savepoints, names, and the layout of everything that
 //! a commit log stores.
 //!
 //! Pure: no tokio, no Kafka, no files, no clock. It does not write a log (that is `job-runtime::commit`) and does not process rows.
@@ -7,7 +7,9 @@
 pub mod assignment;
 pub mod changelog;
 pub mod commit;
+pub mod control;
 pub mod local_log;
 pub mod names;
 pub mod ownership;
+pub mod savepoint;
 pub mod snapshot;

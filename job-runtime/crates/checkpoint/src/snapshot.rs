@@ -1,6 +1,6 @@
 //! Snapshots: where their objects lie, what is in them, which may go, and which one a start uses. All of it decided without I/O.
 //!
-//! Owns the keys (`key`), the manifests' layout (`manifest`), retention and trimming (`retention`), and the choice at a start (`choice`).
+//! Owns the keys (`key`), the manifests' layout (`manifest`), retention and trimming (`retention`), the choice at a start (`choice`), and savepoints (`savepoint`).
 //! It does not read or write objects: `job-runtime::snapshot` does.
 //!
 //! # What a snapshot is
@@ -16,11 +16,11 @@ mod codec;
 pub mod key;
 pub mod manifest;
 pub mod retention;
+pub mod savepoint;
 
 pub use key::{JobPrefix, KeyError, ObjectId, PartId};
-pub use manifest::{
-    CheckpointKind, CheckpointManifest, FileEntry, LogPart, ManifestError, Place, ShardEntry, ShardManifest,
-};
+pub use manifest::{CheckpointManifest, FileEntry, LogPart, ManifestError, Place, ShardEntry, ShardManifest};
+pub use savepoint::{PartEntry, SavepointManifest, SavepointPart, StoredPosition};
 
 /// Checksum of a file or manifest: xxh3_128 (seed 0) of its bytes.
 pub fn checksum(bytes: &[u8]) -> u128 {

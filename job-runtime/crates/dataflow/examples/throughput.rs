@@ -17,6 +17,7 @@ use dataflow::graph::{
     SourceNode, WatermarkSpec, WindowAggregateNode, WindowKind,
 };
 use dataflow::key::{ShardId, Shards};
+use dataflow::shuffle::Gate;
 use dataflow::state::{ChangeBatch, LogOffset, ShardStore, StateError};
 use dataflow::testing::{BatchEncoder, Function, Random, VecPartition};
 use dataflow::worker::{CommitId, StepStatus, Wake, Worker, WorkerConfig, WorkerError, WorkerEvent};
@@ -147,6 +148,7 @@ fn run(keys: usize, text: bool) -> Result<(f64, u64), WorkerError> {
         state_budget: u64::MAX,
         max_rows_per_poll: BATCH,
         shuffle: None,
+        gate: Gate::open().into(),
     })?;
     let (start, before, mut steps, mut next) = (Instant::now(), cpu_seconds(Instant::now()), 0, CommitId::FIRST);
     let mut out: Vec<WorkerEvent> = Vec::new();

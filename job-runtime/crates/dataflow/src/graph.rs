@@ -77,6 +77,16 @@ pub enum NodeKind {
     Sink(SinkNode),
 }
 
+impl NodeKind {
+    /// True if it keeps state by key, under its uid.
+    pub fn has_state(&self) -> bool {
+        match self {
+            Self::WindowAggregate(_) => true,
+            Self::Source(_) | Self::Calc(_) | Self::Exchange(_) | Self::Union | Self::Sink(_) => false,
+        }
+    }
+}
+
 /// An expression over the columns of one batch. Implemented by the planner's wrapper of its expression library.
 pub trait Expression: Send + Sync + fmt::Debug {
     /// Evaluates for every row; the result has `batch.num_rows()` entries.

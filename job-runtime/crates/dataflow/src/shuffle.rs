@@ -34,8 +34,7 @@ mod outbox;
 pub mod outgoing;
 mod slots;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::graph::{JobGraph, NodeId, NodeKind, OperatorUid};
 use crate::key::ShardId;
@@ -73,8 +72,6 @@ pub struct ShuffleConfig {
     pub view: PodView,
     /// One for each exchange and each shard of this worker.
     pub readers: Vec<(NodeId, Box<dyn ShuffleReader>)>,
-    /// Shared by the pod's workers.
-    pub gate: Arc<Gate>,
 }
 
 /// Reads one exchange's messages for one shard, in order.
@@ -137,9 +134,11 @@ pub fn exchanges(graph: &JobGraph) -> impl Iterator<Item = (NodeId, OperatorUid)
     graph.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Exchange(_))).map(|node| (node.id, node.uid))
 }
 
-/// Whether the pod's sources may be read: closed while any reader lags too far behind.
+/// Whether the pod's sources may be read: closed while any reader lags too far behind, and while they are held.
 pub struct Gate {
     lagging: AtomicUsize,
+    held: AtomicBool,
+    ended: AtomicBool,
     bound: u64,
     wakes: Vec<Wake>,
 }
@@ -147,12 +146,35 @@ pub struct Gate {
 impl Gate {
     /// Closed by a reader that lags by more than `bound`; `wakes` wake all workers of the pod.
     pub fn new(bound: u64, wakes: Vec<Wake>) -> Self {
-        Self { lagging: AtomicUsize::new(0), bound, wakes }
+        Self { lagging: AtomicUsize::new(0), held: AtomicBool::new(false), ended: AtomicBool::new(false), bound, wakes }
+    }
+
+    /// Of a job of one pod: nothing lags, and nobody waits.
+    pub fn open() -> Self {
+        Self::new(LAG_BOUND, Vec::new())
     }
 
     /// True while sources must not be read.
     pub fn is_closed(&self) -> bool {
-        self.lagging.load(Ordering::Acquire) > 0
+        self.held.load(Ordering::Acquire) || self.lagging.load(Ordering::Acquire) > 0
+    }
+
+    /// Holds the sources, or lets them go on. A barrier that a worker is told of after this stands behind the last that it read.
+    pub fn hold(&self, hold: bool) {
+        if self.held.swap(hold, Ordering::AcqRel) && !hold {
+            self.wakes.iter().for_each(|wake| wake());
+        }
+    }
+
+    /// Says that what is read is all there is: for ever, and for all sources.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Release);
+        self.wakes.iter().for_each(|wake| wake());
+    }
+
+    /// True after [`Gate::end`].
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
     }
 
     /// Takes news of a reader; `lagging` is what was said of it before, and what is to be said next time.

@@ -10,8 +10,10 @@
 //!
 //! Version 2 has one tag more, 3: delete every key that starts with `key`. A batch without it is written as version 1.
 
+mod reshard;
 mod stores;
 
+pub use reshard::reshard;
 pub use stores::Stores;
 
 use crate::graph::OperatorUid;

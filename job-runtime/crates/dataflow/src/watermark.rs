@@ -162,6 +162,11 @@ impl SourceWatermarks {
         *slot = PartitionTime { time, pending_since_ms: None };
     }
 
+    /// No more partitions are added: the end of all is the end of time.
+    pub fn close(&mut self) {
+        self.growing = false;
+    }
+
     /// The combined event time, if it changed since it was last taken.
     pub fn take_change(&mut self) -> Option<EventTime> {
         let next = match self.partitions.is_empty() && self.growing {

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use crate::exchange::ExchangePorts;
 use crate::graph::{JobGraph, NodeId};
 use crate::key::{ShardId, Shards};
-use crate::shuffle::{ShuffleBlock, ShuffleConfig, ShuffleShare};
+use crate::shuffle::{Gate, ShuffleBlock, ShuffleConfig, ShuffleShare};
 use crate::sink::{SinkChunk, SinkEncoder};
 use crate::source::{PartitionId, SourcePartition, SourcePosition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
@@ -132,6 +132,8 @@ pub struct WorkerConfig {
     pub max_rows_per_poll: usize,
     /// The other pods; `None` for a job of one pod.
     pub shuffle: Option<ShuffleConfig>,
+    /// Whether sources may be read; shared by the pod's workers.
+    pub gate: Arc<Gate>,
     /// How many bytes of keyed state this worker keeps in memory, about. More is possible until the next commit is applied.
     pub state_budget: u64,
 }
@@ -210,7 +212,9 @@ impl Worker {
         if self.flow.is_finished() && self.roots.iter().all(root::Root::is_finished) {
             return Ok(StepStatus::Finished);
         }
-        Ok(StepStatus::Idle { wake_at_ms: self.roots.iter().filter_map(root::Root::idle_due_ms).min() })
+        // While the sources are held no time passes for them.
+        let due = self.roots.iter().filter_map(root::Root::idle_due_ms).min().filter(|_| !self.flow.gate.is_closed());
+        Ok(StepStatus::Idle { wake_at_ms: due })
     }
 
     /// Puts the barrier of commit `id` behind everything already taken from the sources. Commits may be begun before the last one is out

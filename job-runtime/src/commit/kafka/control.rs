@@ -1,18 +1,22 @@
-//! The job's control topic at work: joining an assignment, settling those who owned a pod's shards before, watching for the next assignment,
-//! and releasing what it takes away.
+//! The job's control topic at work: joining an assignment, settling those who owned a pod's shards before, watching for what comes next,
+//! releasing what an assignment takes away, and the words of savepoints.
 //!
 //! Owns the calls and their deadlines. What must be done next is `checkpoint::ownership`'s; every change of assignment ends the process's work
 //! and begins it anew (`Ended::Reassigned`), so that a process has one assignment all its life.
 
-use std::sync::atomic::Ordering;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use checkpoint::assignment::Assignment;
+use checkpoint::control::ControlLog;
 use checkpoint::names;
 use checkpoint::ownership::record::ControlRecord;
 use checkpoint::ownership::{Process, Step, View};
+use checkpoint::savepoint::Board;
+use checkpoint::savepoint::record::SavepointRecord;
 
 use super::recover::{RecoverError, Tail, read_tails};
 use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
@@ -30,11 +34,17 @@ const SETTLE: Duration = Duration::from_secs(5);
 /// How often the control topic is looked at: by a pod that waits, and by one that works.
 const WAITING: Duration = Duration::from_millis(50);
 const WORKING: Duration = Duration::from_millis(300);
+/// And by one that works, while a savepoint is under way: sources stand still.
+const URGENT: Duration = Duration::from_millis(10);
 
 /// What a process knows of its place in the job.
 pub(super) struct Membership {
     pub(super) process: Process,
     pub(super) view: View,
+    /// Savepoints as they were when the process joined.
+    pub(super) board: Board,
+    /// The savepoint that the job began from.
+    pub(super) origin: Option<String>,
 }
 
 /// The control topic, for one pod.
@@ -50,18 +60,29 @@ impl Control<'_> {
     pub(super) fn join(&self) -> Result<Membership, RecoverError> {
         let mut process = Process::new(self.config.ordinal);
         process.initialised();
-        let mut view = self.read()?;
+        let mut log = self.read()?;
         process.caught_up();
-        if self.config.ordinal == 0 && view.in_force().is_none() {
-            let first = ControlRecord::Assignment(Assignment::first(self.config.shards.count(), self.config.pods));
-            let appended = crash::asked(crash::Step::Assign, || self.append(&first));
-            appended.ok_or_else(|| no_answer(self.config))??;
+        if self.config.ordinal == 0 && log.view.in_force().is_none() {
+            // Before the first assignment: no pod may begin with nothing when there is something to begin with.
+            let origin = self.config.origin.clone().filter(|_| log.origin.is_none()).map(ControlRecord::Origin);
+            let first = Assignment::first(self.config.shards.count(), self.config.pods);
+            for record in origin.into_iter().chain([ControlRecord::Assignment(first)]) {
+                let appended = crash::asked(crash::Step::Assign, || self.append(&record));
+                appended.ok_or_else(|| no_answer(self.config))??;
+            }
             // Read again: of two records with one number the earlier one stands, and that may not be ours.
-            view = self.read()?;
+            log = self.read()?;
         }
-        self.await_share(&mut view)?;
-        self.settle(&mut process, &mut view)?;
-        Ok(Membership { process, view })
+        self.await_share(&mut log)?;
+        self.settle(&mut process, &mut log)?;
+        if let Some(ignored) = self.config.origin.as_ref().filter(|wanted| log.origin.as_ref() != Some(*wanted)) {
+            tracing::warn!(
+                savepoint = ignored,
+                "the job has state already, and goes on from that; restoreFrom is not used"
+            );
+        }
+        let ControlLog { view, board, origin } = log;
+        Ok(Membership { process, view, board, origin })
     }
 
     /// Pod 0 makes the next assignment when the number of pods has changed: while it works under the last one, so that it can release what
@@ -83,11 +104,12 @@ impl Control<'_> {
         Some(current.rescaled(self.config.pods))
     }
 
-    fn await_share(&self, view: &mut View) -> Result<(), RecoverError> {
+    fn await_share(&self, log: &mut ControlLog) -> Result<(), RecoverError> {
         let wait = self.config.deadline * SHARE;
         let deadline = Instant::now() + wait;
         let mut told = false;
         loop {
+            let view = &log.view;
             let share = view.in_force().and_then(|current| current.share(self.config.ordinal));
             let shards = view.in_force().map(|current| current.shards);
             if share.is_some_and(|share| !share.shards.is_empty()) && shards == Some(self.config.shards.count()) {
@@ -111,7 +133,7 @@ impl Control<'_> {
                 );
             }
             self.pause()?;
-            *view = self.read()?;
+            *log = self.read()?;
         }
     }
 
@@ -122,11 +144,11 @@ impl Control<'_> {
     }
 
     /// Waits for the releases of all who may still act on the pod's shards, and past the deadline fences them.
-    fn settle(&self, process: &mut Process, view: &mut View) -> Result<(), RecoverError> {
+    fn settle(&self, process: &mut Process, log: &mut ControlLog) -> Result<(), RecoverError> {
         let begin = Instant::now();
         loop {
             let mut owners = Vec::new();
-            for step in process.steps(view) {
+            for step in process.steps(&log.view) {
                 match step {
                     Step::Settle { owners: more, .. } => owners.extend(more),
                     Step::InitTransactions
@@ -144,12 +166,12 @@ impl Control<'_> {
             }
             if begin.elapsed() < SETTLE {
                 self.pause()?;
-                *view = self.read()?;
-                self.await_share(view)?;
+                *log = self.read()?;
+                self.await_share(log)?;
                 continue;
             }
             for owner in owners {
-                let number = view.number();
+                let number = log.view.number();
                 self.fence(owner)?;
                 process.fenced(owner, number);
                 tracing::info!(pod = owner, assignment = number, "fenced a pod that did not release what it lost");
@@ -171,29 +193,39 @@ impl Control<'_> {
     }
 
     /// The topic from its start to the end that it has now.
-    pub(super) fn read(&self) -> Result<View, RecoverError> {
+    pub(super) fn read(&self) -> Result<ControlLog, RecoverError> {
         let topic = names::control_topic(&self.config.job_uid);
         let (low, high) = self.client.watermarks(&topic, 0)?;
-        let mut view = View::default();
+        let mut log = ControlLog::default();
         let tail = Tail { partition: 0, from: low, end: high };
         read_tails(self.client, &topic, &[tail], &mut |_, offset, value| {
             let decoded = ControlRecord::decode(self.job, value.unwrap_or_default());
             let record = decoded.map_err(|source| RecoverError::Control { topic: topic.clone(), offset, source })?;
-            view.append(&record);
+            log.append(&record);
             Ok(())
         })?;
-        Ok(view)
+        Ok(log)
     }
 
     /// Appends a plain record: it counts from its place in the topic, not from a transaction's end.
     pub(super) fn append(&self, record: &ControlRecord) -> Result<(), RecoverError> {
-        let topic = names::control_topic(&self.config.job_uid);
-        let servers = self.config.properties.bootstrap_servers();
-        let failed = |e: ClientError| ConnectError::new(servers, &topic, e.code, &e.text, self.config.deadline, None);
+        self.append_by(&self.producer()?, record)
+    }
+
+    fn failed(&self, error: &ClientError) -> ConnectError {
+        let (servers, topic) = (self.config.properties.bootstrap_servers(), names::control_topic(&self.config.job_uid));
+        ConnectError::new(servers, &topic, error.code, &error.text, self.config.deadline, None)
+    }
+
+    fn producer(&self) -> Result<RawProducer, RecoverError> {
         let mut properties = self.config.properties.producer();
         // Not idempotent, which may cost a start half a second: a record that is there twice counts once.
         properties.extend([("acks", "all"), ("enable.idempotence", "false"), ("linger.ms", "0")]);
-        let producer = RawProducer::new(&properties).map_err(failed)?;
+        Ok(RawProducer::new(&properties).map_err(|error| self.failed(&error))?)
+    }
+
+    fn append_by(&self, producer: &RawProducer, record: &ControlRecord) -> Result<(), RecoverError> {
+        let (topic, failed) = (names::control_topic(&self.config.job_uid), |error: ClientError| self.failed(&error));
         let deadline = Instant::now() + self.config.deadline;
         producer.produce(&topic, 0, &record.encode(self.job), 0, deadline).map_err(failed)?;
         producer.flush(self.config.deadline).map_err(failed)?;
@@ -214,7 +246,7 @@ impl KafkaCommitLog {
         let client = client.map_err(|error| told(error.into()))?;
         let config = self.config.clone();
         let control = Control { config: &config, job: self.job, client: &client };
-        self.membership.view = control.read().map_err(told)?;
+        self.membership.view = control.read().map_err(told)?.view;
         self.membership.process.in_transaction(self.in_transaction);
         loop {
             let steps = self.membership.process.steps(&self.membership.view);
@@ -236,17 +268,108 @@ impl KafkaCommitLog {
         }
     }
 
-    /// Notices when another assignment is in force than the one that the process works under.
+    /// Tells of every change of the control topic, soon while `urgent` is set.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn watch(&self, notify: impl Fn() + Send + 'static) -> std::io::Result<Watching> {
+    pub fn watch(
+        &self,
+        urgent: Arc<AtomicBool>,
+        changed: impl Fn(&ControlLog) + Send + 'static,
+    ) -> std::io::Result<Watching> {
         let shared = Arc::new((Mutex::new(false), Condvar::new()));
         let (stopped, config, job) = (Arc::clone(&shared), self.config.clone(), self.job);
-        let number = self.membership.view.number();
-        let look = move || watch(&config, job, number, &stopped, &notify);
+        let look = move || watch(&config, job, &stopped, &urgent, &changed);
         let thread = std::thread::Builder::new().name("millstream-control".into()).spawn(look)?;
         Ok(Watching { shared, thread: Some(thread) })
+    }
+
+    /// The assignment that the process works under.
+    pub fn assignment(&self) -> Option<&Assignment> {
+        self.membership.view.in_force()
+    }
+
+    /// Savepoints as they were when the process joined.
+    pub fn board(&self) -> &Board {
+        &self.membership.board
+    }
+
+    /// What pods say to each other of savepoints.
+    pub fn control_topic(&self) -> ControlTopic {
+        ControlTopic { config: self.config.clone(), job: self.job, connected: None }
+    }
+}
+
+/// The job's control topic, for orders and for what pods say of savepoints.
+pub struct ControlTopic {
+    config: KafkaLogConfig,
+    job: u64,
+    /// Connected while a savepoint is under way: sources stand still for what each step takes.
+    connected: Option<(ConsumerClient, RawProducer)>,
+}
+
+impl ControlTopic {
+    fn client(&self) -> Result<ConsumerClient, ConnectError> {
+        let plain = [("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")];
+        ConsumerClient::new(&self.config.properties, &plain, self.config.deadline)
+    }
+
+    fn connect(&mut self) -> Result<(Control<'_>, &RawProducer), RecoverError> {
+        if self.connected.is_none() {
+            let client = self.client()?;
+            let producer = Control { config: &self.config, job: self.job, client: &client }.producer()?;
+            self.connected = Some((client, producer));
+        }
+        let (client, producer) = self.connected.as_ref().expect("it was connected above");
+        Ok((Control { config: &self.config, job: self.job, client }, producer))
+    }
+
+    /// Gives the connections up until they are needed again.
+    pub fn disconnect(&mut self) {
+        self.connected = None;
+    }
+
+    /// Appends a record.
+    ///
+    /// # Errors
+    /// When Kafka does not take it; it may be there nevertheless.
+    pub fn say(&mut self, record: SavepointRecord) -> Result<(), RecoverError> {
+        let (control, producer) = self.connect()?;
+        control.append_by(producer, &ControlRecord::Savepoint(record))
+    }
+
+    /// Appends the next assignment, for so many pods. False if there are so many.
+    ///
+    /// More pods than shards are shared among as many as there are shards.
+    ///
+    /// # Errors
+    /// When Kafka does not answer; or [`RecoverError::BoundSource`].
+    pub fn assign(&self, pods: u16) -> Result<bool, RecoverError> {
+        let pods = pods.min(self.config.shards.count());
+        let client = self.client()?;
+        let control = Control { config: &self.config, job: self.job, client: &client };
+        let log = control.read()?;
+        let Some(current) = log.view.in_force().filter(|current| current.pods.len() != usize::from(pods)) else {
+            return Ok(false);
+        };
+        if let Some(table) = &self.config.bound_source {
+            return Err(RecoverError::BoundSource { table: table.clone() });
+        }
+        control.append(&ControlRecord::Assignment(current.rescaled(pods)))?;
+        Ok(true)
+    }
+
+    /// The ends of partitions of internal topics now, whatever of it is committed.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn ends(&mut self, of: &[(String, Vec<i32>)]) -> Result<BTreeMap<(String, i32), i64>, RecoverError> {
+        let ((control, _), mut out) = (self.connect()?, BTreeMap::new());
+        for (topic, partitions) in of {
+            let ends = control.client.ends(topic, partitions)?;
+            out.extend(partitions.iter().zip(ends).map(|(partition, end)| ((topic.clone(), *partition), end)));
+        }
+        Ok(out)
     }
 }
 
@@ -268,12 +391,18 @@ impl Drop for Watching {
     }
 }
 
-fn watch(config: &KafkaLogConfig, job: u64, number: u64, stop: &(Mutex<bool>, Condvar), notify: &dyn Fn()) {
+fn watch(
+    config: &KafkaLogConfig,
+    job: u64,
+    stop: &(Mutex<bool>, Condvar),
+    urgent: &AtomicBool,
+    changed: &dyn Fn(&ControlLog),
+) {
     let plain = [("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")];
     let Ok(client) = ConsumerClient::new(&config.properties, &plain, config.deadline) else { return };
     let (control, topic) = (Control { config, job, client: &client }, names::control_topic(&config.job_uid));
-    if let Ok(view) = control.read()
-        && let Some(proposal) = control.proposal(&view)
+    if let Ok(log) = control.read()
+        && let Some(proposal) = control.proposal(&log.view)
     {
         tracing::info!(assignment = proposal.number, pods = proposal.pods.len(), "the number of pods has changed");
         if let Err(error) = control.append(&ControlRecord::Assignment(proposal)) {
@@ -282,9 +411,10 @@ fn watch(config: &KafkaLogConfig, job: u64, number: u64, stop: &(Mutex<bool>, Co
     }
     let mut seen = -1;
     loop {
+        let period = if urgent.load(Ordering::Acquire) { URGENT } else { WORKING };
         let guard = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (stopped, _) =
-            stop.1.wait_timeout_while(guard, WORKING, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner);
+            stop.1.wait_timeout_while(guard, period, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner);
         if *stopped {
             return;
         }
@@ -295,11 +425,7 @@ fn watch(config: &KafkaLogConfig, job: u64, number: u64, stop: &(Mutex<bool>, Co
             continue;
         }
         match control.read() {
-            Ok(view) if view.number() > number => {
-                tracing::info!(from = number, to = view.number(), "another assignment is in force");
-                return notify();
-            }
-            Ok(_) => {}
+            Ok(log) => changed(&log),
             Err(error) => {
                 tracing::debug!(%error, "cannot read the control topic now");
                 seen = -1;

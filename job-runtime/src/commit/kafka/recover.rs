@@ -80,6 +80,22 @@ pub enum RecoverError {
         /// Its shards.
         shards: u16,
     },
+    /// The job's work has ended with a savepoint: nothing was begun.
+    #[error(
+        "the job's work has ended with savepoint {name}; another job may go on from it. To go on with this one, change spec.replicas"
+    )]
+    Ended {
+        /// The savepoint.
+        name: String,
+    },
+    /// The number of pods cannot change.
+    #[error(
+        "the number of pods cannot change for this job: the position of source {table}, which is no topic on the sinks' Kafka cluster, is state of one pod; write the number of pods that there was"
+    )]
+    BoundSource {
+        /// The source.
+        table: String,
+    },
     /// No assignment was made yet, and this pod is not the one to make it.
     #[error("the job has no assignment yet, and pod 0, which makes the first one, did not within {seconds} s")]
     NoAssignment {
@@ -163,6 +179,9 @@ impl Fenced {
         let (uid, shards) = (&self.config.job_uid, i32::from(self.config.shards.count()));
         self.internal_topics(&plain, &[(names::control_topic(uid), 1), (names::changelog_topic(uid), shards)], &[])?;
         let membership = Control { config: &self.config, job: self.job, client: &plain }.join()?;
+        if let Some(name) = membership.board.stopped().filter(|_| self.config.stays_ended) {
+            return Err(RecoverError::Ended { name: name.to_owned() });
+        }
         let assignment = membership.view.in_force().cloned().ok_or(RecoverError::NoAssignment { seconds: 0 })?;
         // Also for a pod that is alone now: what others have sent it is still there.
         if assignment.pods.len() > 1 || assignment.number > 1 {
@@ -370,6 +389,11 @@ impl Assigned {
             Ok((*shard, LogBounds { low, high }))
         };
         shards.iter().map(bounds).collect()
+    }
+
+    /// The savepoint that the job began from.
+    pub fn origin(&self) -> Option<&str> {
+        self.membership.origin.as_deref()
     }
 
     /// The assignment in force: the pod has a share of it.

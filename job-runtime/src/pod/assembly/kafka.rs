@@ -60,6 +60,8 @@ pub(super) fn fence(
         exchanges: dataflow::shuffle::exchanges(&config.planned.graph).map(|(_, uid)| uid).collect(),
         replication: config.connectors.kafka.as_ref().map(|kafka| kafka.internal_topic_replication),
         bound_source: bound,
+        origin: config.restore_from.clone(),
+        stays_ended: config.stays_ended,
         deadline: DEADLINE,
         stop,
     })?;
@@ -115,6 +117,11 @@ impl FencedLog {
     /// What the changelog holds of these shards.
     pub(super) fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, PodError> {
         Ok(self.assigned.bounds(shards)?)
+    }
+
+    /// The savepoint that the job began from.
+    pub(super) fn origin(&self) -> Option<&str> {
+        self.assigned.origin()
     }
 
     /// The pod's seat, by the assignment in force.

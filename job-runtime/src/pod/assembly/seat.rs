@@ -10,14 +10,14 @@ use checkpoint::{local_log, names};
 use dataflow::graph::{JobGraph, NodeId, NodeKind, OperatorUid};
 use dataflow::key::{ShardId, Shards};
 use dataflow::shuffle::outgoing::Outgoing;
-use dataflow::shuffle::{self, Gate, LAG_BOUND, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleReader};
+use dataflow::shuffle::{self, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleReader};
 use dataflow::state::ShardStore;
 use dataflow::worker::{Wake, WorkerError};
 
 use super::{Cast, table};
 use crate::connector::options::{self, Connector, TableOptions};
 use crate::kafka::properties::KafkaProperties;
-use crate::kafka::shuffle::ShuffleClient;
+use crate::kafka::shuffle::{ReadUpTo, ShuffleClient};
 use crate::pod::shuffle::{Outward, Trimmer};
 use crate::pod::{PodConfig, PodError};
 
@@ -134,20 +134,19 @@ impl Seat {
         shuffle::exchanges(graph).map(|(node, uid)| (node, names::shuffle_topic(&self.job_uid, uid))).collect()
     }
 
-    /// What each worker needs to read what other pods send; `None` for each if there are none.
+    /// What each worker needs to read what other pods send, `None` for each if there are none; and how far that is read.
     pub(super) fn inward(
         &self,
         graph: &JobGraph,
         properties: Option<&KafkaProperties>,
         cast: &Cast,
-    ) -> Result<Vec<Option<ShuffleConfig>>, PodError> {
+    ) -> Result<(Vec<Option<ShuffleConfig>>, Vec<ReadUpTo>), PodError> {
         let workers = cast.stores.len();
         let (Some(view), Some(properties)) = (self.view(), properties) else {
-            return Ok((0..workers).map(|_| None).collect());
+            return Ok(((0..workers).map(|_| None).collect(), Vec::new()));
         };
         let exchanges: Vec<_> = shuffle::exchanges(graph).collect();
         let client = ShuffleClient::new(properties, exchanges.len() * self.own_shards().len())?;
-        let gate = Arc::new(Gate::new(LAG_BOUND, (0..workers).map(|worker| cast.wake(worker)).collect()));
         let topics = self.topics(graph);
         let mut out = Vec::with_capacity(workers);
         for (worker, stores) in cast.stores.iter().enumerate() {
@@ -163,9 +162,9 @@ impl Seat {
                     readers.push((node, Box::new(reader)));
                 }
             }
-            out.push(Some(ShuffleConfig { view: view.clone(), readers, gate: Arc::clone(&gate) }));
+            out.push(Some(ShuffleConfig { view: view.clone(), readers }));
         }
-        Ok(out)
+        Ok((out, client.read()))
     }
 }
 

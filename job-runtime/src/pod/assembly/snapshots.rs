@@ -10,13 +10,15 @@ use super::kafka::FencedLog;
 use super::{Log, Recovered, Seat};
 use crate::commit::local::LocalCommitLog;
 use crate::pod::monitor::Monitor;
+use crate::pod::savepoint::SavepointStore;
 use crate::pod::{PodConfig, PodError};
+use crate::snapshot::origin::{self, Origin};
 use crate::snapshot::place::{self, SnapshotConfig};
 use crate::snapshot::retain::{GRACE, Keeper};
-use crate::snapshot::start::{self, Restored};
+use crate::snapshot::start::{self, Restored, Sources};
 use crate::snapshot::store::ObjectStore;
-use crate::snapshot::take::{JobOf, Taker, remove_dir};
-use crate::snapshot::thread::{SnapshotStats, SnapshotWork, Snapshots, Trim};
+use crate::snapshot::take::{JobOf, Taker, Whole, remove_dir};
+use crate::snapshot::thread::{SnapshotAsk, SnapshotStats, SnapshotWork, Snapshots, Tell, Trim};
 use crate::state::directory::StateDirectory;
 use crate::state::rocks::{RocksDatabases, RocksShardStore};
 
@@ -37,6 +39,44 @@ pub(super) fn find_uid(config: &PodConfig) -> Result<Option<String>, PodError> {
     }
 }
 
+/// The savepoint that the job began from, or is to begin from.
+pub(super) fn origin(config: &PodConfig, fenced: Option<&FencedLog>) -> Result<Option<Origin>, PodError> {
+    let location = match fenced {
+        Some(fenced) => fenced.origin(),
+        None => config.restore_from.as_deref(),
+    };
+    let Some(location) = location else { return Ok(None) };
+    let like = config.snapshots.as_ref().map(|snapshots| &snapshots.place);
+    let origin = Origin::open(location, like, &CancellationToken::new())?;
+    let has = |uid| config.planned.graph.nodes.iter().any(|node| node.kind.has_state() && node.uid == uid);
+    if !config.allow_lost_state {
+        origin.check_plan(has)?;
+    }
+    Ok(Some(origin))
+}
+
+/// Makes the databases' directories right before they are opened.
+pub(super) fn restore(
+    snapshots: Option<&SnapshotStore>,
+    origin: Option<&Origin>,
+    seat: &Seat,
+    directory: &StateDirectory,
+    databases: &RocksDatabases,
+    fenced: Option<&FencedLog>,
+) -> Result<Restored, PodError> {
+    let store = snapshots.map(|snapshots| snapshots.store.as_ref());
+    if store.is_none() && origin.is_none() {
+        return Ok(Restored::default());
+    }
+    let sources = Sources { store, origin, shards: seat.shards() };
+    Ok(match fenced {
+        Some(fenced) => {
+            start::with_kafka(sources, directory.job_uid(), databases, &fenced.bounds(&seat.own_shards())?)?
+        }
+        None => start::with_local_log(sources, directory, databases)?,
+    })
+}
+
 impl SnapshotStore {
     /// Opens the store, if the job has one. A job that starts anew forgets its snapshots.
     pub(super) fn open(config: &PodConfig, directory: &StateDirectory) -> Result<Option<Self>, PodError> {
@@ -51,35 +91,34 @@ impl SnapshotStore {
         Ok(Some(Self { config: snapshots.clone(), store, cancel }))
     }
 
-    /// Makes the databases' directories right before they are opened.
-    pub(super) fn restore(
-        &self,
-        seat: &Seat,
-        directory: &StateDirectory,
-        databases: &RocksDatabases,
-        fenced: Option<&FencedLog>,
-    ) -> Result<Restored, PodError> {
-        let store = self.store.as_ref();
-        Ok(match fenced {
-            Some(fenced) => {
-                start::with_kafka(store, directory.job_uid(), databases, &fenced.bounds(&seat.own_shards())?)?
-            }
-            None => start::with_local_log(store, directory, databases, seat.shards())?,
-        })
-    }
-
     /// Refuses an older copy of the state directory.
     pub(super) fn check_not_older(&self, directory: &StateDirectory, log: &LocalCommitLog) -> Result<(), PodError> {
         Ok(start::check_not_older(self.store.as_ref(), directory.job_uid(), log.handle().next_commit())?)
     }
 
+    /// What a savepoint's coordinator works with, of the running thread.
+    pub(super) fn for_savepoints(&self, config: &PodConfig, job_uid: &str, ask: SnapshotAsk) -> SavepointStore {
+        let nodes = &config.planned.graph.nodes;
+        let stateful = nodes.iter().filter(|node| node.kind.has_state());
+        let whole = Whole {
+            job_uid: job_uid.to_owned(),
+            job_name: config.name.clone(),
+            shards: config.shards.count(),
+            operators: stateful.map(|node| (node.uid, node.name.clone())).collect(),
+        };
+        let (place, name, uid) = (self.config.place.clone(), config.name.clone(), job_uid.to_owned());
+        let location = Box::new(move |savepoint: &str| origin::location(&place, &name, &uid, savepoint));
+        SavepointStore { ask, store: Arc::clone(&self.store), whole, location }
+    }
+
     /// Starts the thread that takes snapshots.
     pub(super) fn start(
-        self,
+        &self,
         config: &PodConfig,
         directory: &StateDirectory,
         recovered: &Recovered,
         monitor: &Monitor,
+        tell: Tell,
     ) -> Result<Snapshots, PodError> {
         let job = JobOf {
             uid: directory.job_uid().to_owned(),
@@ -97,11 +136,11 @@ impl SnapshotStore {
         };
         let shards = recovered.stores.iter().map(RocksShardStore::flush_handle).collect();
         let databases = Arc::clone(&recovered.databases);
-        let taker = Taker::new(self.store, job, shards, databases, log, directory.snapshots_dir());
+        let taker = Taker::new(Arc::clone(&self.store), job, shards, databases, log, directory.snapshots_dir());
         let stats = Arc::new(SnapshotStats::new(recovered.restored.clone()));
         monitor.attach_snapshots(Arc::clone(&stats));
         let keeper = Keeper::new(self.config.retention, GRACE);
-        let work = SnapshotWork { taker, keeper, trim, interval: self.config.interval, stats };
-        Snapshots::start(work, self.cancel).map_err(PodError::Thread)
+        let work = SnapshotWork { taker, keeper, trim, interval: self.config.interval, stats, tell };
+        Snapshots::start(work, self.cancel.clone()).map_err(PodError::Thread)
     }
 }

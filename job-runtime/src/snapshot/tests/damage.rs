@@ -23,7 +23,7 @@ const ALL: [Harm; 6] = [Harm::Flip, Harm::Truncate, Harm::Empty, Harm::Lengthen,
 fn class(id: &ObjectId) -> &'static str {
     match id {
         ObjectId::Checkpoint { .. } => "checkpoint",
-        ObjectId::Savepoint { .. } => "savepoint",
+        ObjectId::Savepoint { .. } | ObjectId::SavepointRoot { .. } => "savepoint",
         ObjectId::Shard(..) => "shard",
         ObjectId::File(..) => "file",
         ObjectId::Log(_) => "log",

@@ -145,9 +145,10 @@ impl Rig {
             })
             .collect();
         let shards = Shards::new(SHARDS).unwrap();
+        let sources = start::Sources { store: Some(store), origin: None, shards };
         let restored = match self.kind {
-            Kind::Kafka => start::with_kafka(store, UID, &databases, &bounds)?,
-            Kind::Local => start::with_local_log(store, &directory, &databases, shards)?,
+            Kind::Kafka => start::with_kafka(sources, UID, &databases, &bounds)?,
+            Kind::Local => start::with_local_log(sources, &directory, &databases)?,
         };
         let mut stores: Vec<_> = shards.all().map(|shard| databases.open(shard).unwrap()).collect();
         let log = match self.kind {

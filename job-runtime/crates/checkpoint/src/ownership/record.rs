@@ -1,13 +1,15 @@
-//! Layout of the control topic's records: an assignment, or a release of shards.
+//! Layout of the control topic's records: an assignment, a release of shards, a word on a savepoint, or the job's origin.
 //!
-//! Owns the layout of a release, and telling the two apart. Which record counts is `ownership::View`'s to say.
+//! Owns the layout of a release, and telling them apart. Which record counts is `ownership::View`'s and `savepoint::Board`'s to say.
 //!
-//! The first byte says what a record is and in which version: 1 an assignment (layout in `assignment`), 2 a release.
+//! The first byte says what a record is and in which version: 1 an assignment (layout in `assignment`), 2 a release, 3 a savepoint's and 4 an
+//! origin (layouts in `savepoint::record`).
 //!
 //! # Release, version 1 (all integers little-endian)
 //! `kind u8 = 2 | job u64 | number u64 | pod u16 | count u16 | shards u16 each | crc32 u32 of all before`.
 
 use crate::assignment::{Assignment, AssignmentError};
+use crate::savepoint::record::{self as savepoint, SavepointRecord};
 
 const RELEASE: u8 = 2;
 const FIXED: usize = 21;
@@ -19,6 +21,10 @@ pub enum ControlRecord {
     Assignment(Assignment),
     /// A pod has let go of shards.
     Release(Release),
+    /// A pod's word on a savepoint.
+    Savepoint(SavepointRecord),
+    /// The savepoint that the job's state comes from.
+    Origin(String),
 }
 
 /// A pod holds nothing of these shards any more and will write nothing of them under what it lost them by.
@@ -52,6 +58,8 @@ impl ControlRecord {
         match self {
             Self::Assignment(assignment) => assignment.encode(job),
             Self::Release(release) => release.encode(job),
+            Self::Savepoint(record) => record.encode(job),
+            Self::Origin(location) => savepoint::encode_origin(job, location),
         }
     }
 
@@ -60,8 +68,11 @@ impl ControlRecord {
     /// # Errors
     /// See [`ControlError`].
     pub fn decode(job: u64, value: &[u8]) -> Result<Self, ControlError> {
-        if value.first() == Some(&RELEASE) {
-            return Release::decode(job, value).map(Self::Release);
+        match value.first() {
+            Some(&RELEASE) => return Release::decode(job, value).map(Self::Release),
+            Some(&savepoint::SAVEPOINT) => return SavepointRecord::decode(job, value).map(Self::Savepoint),
+            Some(&savepoint::ORIGIN) => return savepoint::decode_origin(job, value).map(Self::Origin),
+            Some(_) | None => {}
         }
         Assignment::decode(job, value).map(Self::Assignment).map_err(|error| match error {
             AssignmentError::Version(kind) => ControlError::Kind(kind),

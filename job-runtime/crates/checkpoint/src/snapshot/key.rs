@@ -8,7 +8,8 @@
 //! | key | object |
 //! | --- | --- |
 //! | `checkpoints/<pod>-<number>` | manifest of a checkpoint of one pod; numbers rise |
-//! | `savepoints/<name>/<pod>` | manifest of a savepoint |
+//! | `savepoints/<name>/<pod>` | one pod's part of a savepoint |
+//! | `savepoints/<name>/savepoint` | the savepoint: its parts; written last |
 //! | `shards/<shard>/<part>` | manifest of one shard |
 //! | `files/<shard>/<part>` | a file of a shard's database |
 //! | `logs/<part>` | the end of the local commit log |
@@ -21,6 +22,9 @@
 use std::fmt;
 
 use dataflow::key::ShardId;
+
+/// The last part of a savepoint's own key.
+const ROOT: &str = "savepoint";
 
 /// Where a job's objects lie: everything below it is the job's, and nothing else is ever touched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,12 +55,17 @@ pub enum ObjectId {
         /// Rising.
         number: u64,
     },
-    /// Manifest of a savepoint.
+    /// One pod's part of a savepoint.
     Savepoint {
         /// Its name: lower-case letters, digits, dashes.
         name: String,
         /// The pod.
         pod: u16,
+    },
+    /// A savepoint as a whole.
+    SavepointRoot {
+        /// Its name.
+        name: String,
     },
     /// Manifest of one shard.
     Shard(ShardId, PartId),
@@ -91,6 +100,7 @@ impl fmt::Display for ObjectId {
         match self {
             Self::Checkpoint { pod, number } => write!(f, "checkpoints/{pod:05}-{number:020}"),
             Self::Savepoint { name, pod } => write!(f, "savepoints/{name}/{pod:05}"),
+            Self::SavepointRoot { name } => write!(f, "savepoints/{name}/{ROOT}"),
             Self::Shard(shard, part) => write!(f, "shards/{:05}/{part}", shard.0),
             Self::File(shard, part) => write!(f, "files/{:05}/{part}", shard.0),
             Self::Log(part) => write!(f, "logs/{part}"),
@@ -117,7 +127,11 @@ impl ObjectId {
             "savepoints" => {
                 let (name, pod) = rest.split_once('/')?;
                 savepoint_name(name).ok()?;
-                Some(Self::Savepoint { name: name.to_owned(), pod: pod.parse().ok()? })
+                let name = name.to_owned();
+                if pod == ROOT {
+                    return Some(Self::SavepointRoot { name });
+                }
+                Some(Self::Savepoint { name, pod: pod.parse().ok()? })
             }
             "shards" => in_shard(rest).map(|(shard, part)| Self::Shard(shard, part)),
             "files" => in_shard(rest).map(|(shard, part)| Self::File(shard, part)),
@@ -182,7 +196,9 @@ impl JobPrefix {
     pub fn uid_in(of_name: &str, key: &str) -> Option<String> {
         let (uid, rest) = key.strip_prefix(of_name)?.split_once('/')?;
         match ObjectId::parse(rest)? {
-            ObjectId::Checkpoint { .. } | ObjectId::Savepoint { .. } => Some(uid.to_owned()),
+            ObjectId::Checkpoint { .. } | ObjectId::Savepoint { .. } | ObjectId::SavepointRoot { .. } => {
+                Some(uid.to_owned())
+            }
             ObjectId::Shard(..) | ObjectId::File(..) | ObjectId::Log(_) | ObjectId::Temporary(_) => None,
         }
     }
@@ -232,6 +248,7 @@ mod tests {
             "team/a/delays/u-1/checkpoints/00000-00000000000000000012"
         );
         assert_eq!(key(ObjectId::Savepoint { name: "v2".into(), pod: 3 }), "team/a/delays/u-1/savepoints/v2/00003");
+        assert_eq!(key(ObjectId::SavepointRoot { name: "v2".into() }), "team/a/delays/u-1/savepoints/v2/savepoint");
         assert_eq!(key(ObjectId::Shard(ShardId(4), PART)), format!("team/a/delays/u-1/shards/00004/{PART_TEXT}"));
         assert_eq!(key(ObjectId::File(ShardId(4), PART)), format!("team/a/delays/u-1/files/00004/{PART_TEXT}"));
         assert_eq!(key(ObjectId::Log(PART)), format!("team/a/delays/u-1/logs/{PART_TEXT}"));
@@ -286,6 +303,7 @@ mod tests {
         prop_oneof![
             (any::<u16>(), any::<u64>()).prop_map(|(pod, number)| ObjectId::Checkpoint { pod, number }),
             ("[a-z0-9-]{1,63}", any::<u16>()).prop_map(|(name, pod)| ObjectId::Savepoint { name, pod }),
+            "[a-z0-9-]{1,63}".prop_map(|name| ObjectId::SavepointRoot { name }),
             (any::<u16>(), any_part()).prop_map(|(shard, part)| ObjectId::Shard(ShardId(shard), part)),
             (any::<u16>(), any_part()).prop_map(|(shard, part)| ObjectId::File(ShardId(shard), part)),
             any_part().prop_map(ObjectId::Log),

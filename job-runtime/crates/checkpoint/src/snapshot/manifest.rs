@@ -1,4 +1,4 @@
-//! Layout of the two manifests: one shard's files, and a checkpoint's shards.
+//! Layout of two manifests: one shard's files, and a checkpoint's shards. (A savepoint's are in `savepoint`.)
 //!
 //! Owns encoding, decoding and the check that a manifest is the one that was asked for. The envelope (magic, version, length, checksum) is in
 //! `codec`; text is `length u16 | UTF-8`, an optional offset `0` or `1 | i64`, object ids are keys below the job's prefix as text.
@@ -8,7 +8,7 @@
 //! place u8: 0 in here, followed by the bytes; 1 an object, followed by its id`
 //!
 //! # Checkpoint manifest, magic `MSCP`, version 1
-//! `job uid text | job name text | kind u8: 1 checkpoint, 2 savepoint | pod u16 | number u64 | created, ms since 1970, u64 | shards of the
+//! `job uid text | job name text | kind u8, always 1 | pod u16 | number u64 | created, ms since 1970, u64 | shards of the
 //! job u16 | entries u16 | per entry: shard u16 | offset optional | manifest's id | length u64 | xxh3_128 u128 | bytes of its files u64 |
 //! log u8: 0 Kafka; 1 local, followed by: next commit u64 | length u64 | xxh3_128 u128 | object id`
 
@@ -21,6 +21,8 @@ use super::key::ObjectId;
 const VERSION: u8 = 1;
 const SHARD: [u8; 4] = *b"MSSH";
 const CHECKPOINT: [u8; 4] = *b"MSCP";
+/// The only kind of checkpoint.
+const PERIODIC: u8 = 1;
 
 /// A manifest cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -76,15 +78,6 @@ pub struct ShardManifest {
     pub files: Vec<FileEntry>,
 }
 
-/// Whose a checkpoint is to delete.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum CheckpointKind {
-    /// Periodic: retention removes it.
-    Checkpoint,
-    /// Asked for: only who asked removes it.
-    Savepoint,
-}
-
 /// A shard in a checkpoint.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ShardEntry {
@@ -127,8 +120,6 @@ pub struct CheckpointManifest {
     pub job_uid: String,
     /// Name of the job, for people.
     pub job_name: String,
-    /// Periodic or asked for.
-    pub kind: CheckpointKind,
     /// The pod that made it.
     pub pod: u16,
     /// Rising per pod.
@@ -188,14 +179,14 @@ impl ShardManifest {
         Ok(Self { job_uid, shard, shards, offset, files })
     }
 
-    /// Checks that it is the one that a checkpoint's entry names.
+    /// Checks that it is the one that an entry of a checkpoint or savepoint of a job with so many shards names.
     ///
     /// # Errors
     /// [`ManifestError::Foreign`].
-    pub fn check(&self, checkpoint: &CheckpointManifest, entry: &ShardEntry) -> Result<(), ManifestError> {
-        let same = self.job_uid == checkpoint.job_uid
+    pub fn check(&self, job_uid: &str, shards: u16, entry: &ShardEntry) -> Result<(), ManifestError> {
+        let same = self.job_uid == job_uid
             && self.shard == entry.shard
-            && self.shards == checkpoint.shards
+            && self.shards == shards
             && self.offset == entry.offset;
         if same { Ok(()) } else { Err(foreign(&format!("shard {} of job {}", self.shard.0, self.job_uid))) }
     }
@@ -206,7 +197,7 @@ impl ShardManifest {
     }
 }
 
-fn foreign(what: &str) -> ManifestError {
+pub(super) fn foreign(what: &str) -> ManifestError {
     ManifestError::Foreign(what.to_owned())
 }
 
@@ -241,7 +232,7 @@ fn plain_name(name: &str) -> bool {
 }
 
 impl CheckpointManifest {
-    /// Where it is stored; a savepoint's name is the caller's.
+    /// Where it is stored.
     pub fn id(&self) -> ObjectId {
         ObjectId::Checkpoint { pod: self.pod, number: self.number }
     }
@@ -265,23 +256,13 @@ impl CheckpointManifest {
         let mut out = Writer::new(CHECKPOINT, VERSION);
         out.text(&self.job_uid);
         out.text(&self.job_name);
-        out.u8(match self.kind {
-            CheckpointKind::Checkpoint => 1,
-            CheckpointKind::Savepoint => 2,
-        });
+        out.u8(PERIODIC);
         out.u16(self.pod);
         out.u64(self.number);
         out.u64(self.created_ms);
         out.u16(self.shards);
         out.u16(u16::try_from(self.entries.len()).expect("a job has at most 4096 shards"));
-        for entry in &self.entries {
-            out.u16(entry.shard.0);
-            out.optional(entry.offset.map(|offset| offset.0));
-            out.text(&entry.manifest.to_string());
-            out.u64(entry.length);
-            out.u128(entry.checksum);
-            out.u64(entry.bytes);
-        }
+        self.entries.iter().for_each(|entry| write_entry(&mut out, entry));
         match &self.log {
             LogPart::Kafka => out.u8(0),
             LogPart::Local { next, length, checksum, object } => {
@@ -302,14 +283,12 @@ impl CheckpointManifest {
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
         let mut body = Reader::open(bytes, CHECKPOINT, VERSION)?;
         let (job_uid, job_name) = (body.text()?.to_owned(), body.text()?.to_owned());
-        let kind = match body.u8()? {
-            1 => CheckpointKind::Checkpoint,
-            2 => CheckpointKind::Savepoint,
-            _ => return Err(ManifestError::Damaged),
-        };
+        if body.u8()? != PERIODIC {
+            return Err(ManifestError::Damaged);
+        }
         let (pod, number, created_ms, shards) = (body.u16()?, body.u64()?, body.u64()?, body.u16()?);
         let count = body.u16()?;
-        let entries = (0..count).map(|_| entry(&mut body)).collect::<Result<_, _>>()?;
+        let entries = (0..count).map(|_| read_entry(&mut body)).collect::<Result<_, _>>()?;
         let log = match body.u8()? {
             0 => LogPart::Kafka,
             1 => {
@@ -322,7 +301,7 @@ impl CheckpointManifest {
             _ => return Err(ManifestError::Damaged),
         };
         body.end()?;
-        Ok(Self { job_uid, job_name, kind, pod, number, created_ms, shards, entries, log })
+        Ok(Self { job_uid, job_name, pod, number, created_ms, shards, entries, log })
     }
 
     /// Checks that it is this job's, and stands where it says.
@@ -330,13 +309,7 @@ impl CheckpointManifest {
     /// # Errors
     /// [`ManifestError::Foreign`].
     pub fn check(&self, job_uid: &str, id: &ObjectId) -> Result<(), ManifestError> {
-        let placed = match id {
-            ObjectId::Checkpoint { pod, number } => {
-                self.kind == CheckpointKind::Checkpoint && (self.pod, self.number) == (*pod, *number)
-            }
-            ObjectId::Savepoint { pod, .. } => self.kind == CheckpointKind::Savepoint && self.pod == *pod,
-            ObjectId::Shard(..) | ObjectId::File(..) | ObjectId::Log(_) | ObjectId::Temporary(_) => false,
-        };
+        let placed = *id == self.id();
         if placed && self.job_uid == job_uid {
             return Ok(());
         }
@@ -344,7 +317,16 @@ impl CheckpointManifest {
     }
 }
 
-fn entry(body: &mut Reader<'_>) -> Result<ShardEntry, ManifestError> {
+pub(super) fn write_entry(out: &mut Writer, entry: &ShardEntry) {
+    out.u16(entry.shard.0);
+    out.optional(entry.offset.map(|offset| offset.0));
+    out.text(&entry.manifest.to_string());
+    out.u64(entry.length);
+    out.u128(entry.checksum);
+    out.u64(entry.bytes);
+}
+
+pub(super) fn read_entry(body: &mut Reader<'_>) -> Result<ShardEntry, ManifestError> {
     let shard = ShardId(body.u16()?);
     let offset = body.optional()?.map(LogOffset);
     let manifest = match ObjectId::parse(body.text()?) {

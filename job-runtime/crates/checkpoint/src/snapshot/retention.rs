@@ -73,7 +73,7 @@ pub struct Listed {
 /// savepoints are never garbage: they are what refers.
 pub fn garbage(listed: &[Listed], referenced: &BTreeSet<ObjectId>, now_ms: u64, grace_ms: u64) -> Vec<ObjectId> {
     let may_go = |object: &&Listed| match object.id {
-        ObjectId::Checkpoint { .. } | ObjectId::Savepoint { .. } => false,
+        ObjectId::Checkpoint { .. } | ObjectId::Savepoint { .. } | ObjectId::SavepointRoot { .. } => false,
         ObjectId::Shard(..) | ObjectId::File(..) | ObjectId::Log(_) | ObjectId::Temporary(_) => {
             !referenced.contains(&object.id) && now_ms.saturating_sub(object.modified_ms) > grace_ms
         }
@@ -99,7 +99,6 @@ pub fn trimmable(kept: &[CheckpointManifest]) -> BTreeMap<ShardId, LogOffset> {
 mod tests {
     use super::*;
     use crate::snapshot::key::PartId;
-    use crate::snapshot::manifest::CheckpointKind;
     use proptest::prelude::*;
 
     fn part(number: u64, count: u32) -> PartId {
@@ -118,7 +117,6 @@ mod tests {
         CheckpointManifest {
             job_uid: "u".into(),
             job_name: "j".into(),
-            kind: CheckpointKind::Checkpoint,
             pod,
             number,
             created_ms,

@@ -213,11 +213,8 @@ impl Harness {
             let sinks = self.graph.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Sink(_)));
             let owned: Vec<ShardId> = self.shards.all().filter(|s| owner[usize::from(s.0)] == index).collect();
             let stores = owned.iter().map(|s| durable.open(*s)).collect::<Result<Vec<_>, _>>()?;
-            let shuffle = (self.pods > 1).then(|| ShuffleConfig {
-                view: view.clone(),
-                readers: self.readers(durable, &stores, &wakes[index]),
-                gate: Arc::clone(&gate),
-            });
+            let shuffle = (self.pods > 1)
+                .then(|| ShuffleConfig { view: view.clone(), readers: self.readers(durable, &stores, &wakes[index]) });
             made.push(Worker::new(WorkerConfig {
                 index,
                 workers,
@@ -231,6 +228,7 @@ impl Harness {
                 growing: Vec::new(),
                 max_rows_per_poll: self.max_rows,
                 shuffle,
+                gate: Arc::clone(&gate),
                 state_budget: self.state_budget,
             })?);
         }

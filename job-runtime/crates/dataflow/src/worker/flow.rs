@@ -108,8 +108,8 @@ pub(super) struct Flow {
     pub(super) worker: usize,
     pub(super) nodes: Vec<NodeState>,
     pub(super) commits: Commits,
-    /// Closed while the pod is behind with what other pods sent: sources are not read.
-    pub(super) gate: Option<Arc<Gate>>,
+    /// Closed while sources must not be read.
+    pub(super) gate: Arc<Gate>,
     pub(super) stores: Stores,
     /// How many bytes of state should be in memory at most.
     pub(super) state_budget: u64,

@@ -210,9 +210,11 @@ impl SourceInput {
         if !self.barriers.is_empty() {
             return Ok(moved);
         }
+        if flow.gate.is_ended() {
+            moved |= self.end();
+        }
         for index in 0..self.partitions.len() {
-            let waits = flow.gate.as_ref().is_some_and(|gate| gate.is_closed());
-            if flow.is_blocked(reach) || waits || flow.is_full() {
+            if flow.is_blocked(reach) || flow.gate.is_closed() || flow.is_full() {
                 return Ok(moved);
             }
             moved |= self.poll(index, node, flow, max_rows, now_ms)?;
@@ -224,6 +226,20 @@ impl SourceInput {
             moved = true;
         }
         Ok(moved)
+    }
+
+    /// What is read is all there is; true if that is news.
+    fn end(&mut self) -> bool {
+        let news = self.growing || self.partitions.iter().any(|partition| !partition.ended);
+        if news {
+            self.growing = false;
+            self.times.close();
+            for (index, partition) in self.partitions.iter_mut().enumerate() {
+                partition.moved |= !std::mem::replace(&mut partition.ended, true);
+                self.times.on_end(index);
+            }
+        }
+        news
     }
 
     fn poll(

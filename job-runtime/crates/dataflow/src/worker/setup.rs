@@ -49,7 +49,7 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         worker: config.index,
         nodes,
         commits: Commits::new(config.index),
-        gate: config.shuffle.map(|shuffle| shuffle.gate),
+        gate: config.gate,
         stores: Stores::new(config.shards, config.stores),
         state_budget: config.state_budget,
     };
@@ -207,7 +207,7 @@ fn shuffle_input(node: &Node, config: &mut WorkerConfig) -> Result<Option<Box<Sh
         let times = SlotTimes::new(shuffle.view.assignment, shuffle.view.others.clone(), stored.as_ref());
         inbound.push(Inbound::new(reader, times));
     }
-    let (job, gate) = (shuffle.view.job, Arc::clone(&shuffle.gate));
+    let (job, gate) = (shuffle.view.job, Arc::clone(&config.gate));
     if inbound.len() != owned(config).len() {
         let message = format!("{} has {} readers for {} shards", node.name, inbound.len(), owned(config).len());
         return Err(WorkerError::config(config.index, message));

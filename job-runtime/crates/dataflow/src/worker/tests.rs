@@ -11,6 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::exchange::ports;
 use crate::graph::*;
+use crate::shuffle::Gate;
 use crate::testing::{
     BatchEncoder, Column, Disk, Function, Harness, MemoryStore, Outcome, Random, SourceData, VecPartition,
 };
@@ -355,6 +356,7 @@ fn one_worker(sources: Vec<(NodeId, Box<dyn SourcePartition>)>, growing: Vec<Nod
         growing,
         max_rows_per_poll: 1000,
         shuffle: None,
+        gate: Arc::new(Gate::open()),
         state_budget: u64::MAX,
     })
     .unwrap()

@@ -15,6 +15,7 @@ use checkpoint::{changelog, names};
 use dataflow::exchange::ports;
 use dataflow::graph::JobGraph;
 use dataflow::key::Shards;
+use dataflow::shuffle::Gate;
 use dataflow::sink::SinkPayload;
 use dataflow::source::SourcePosition;
 use dataflow::state::{LogOffset, ShardStore};
@@ -232,6 +233,7 @@ impl Running {
                 max_rows_per_poll: 10,
                 state_budget: u64::MAX,
                 shuffle: None,
+                gate: Arc::new(Gate::open()),
             };
             Worker::new(config).expect("what was restored can be read")
         });

@@ -45,7 +45,6 @@ fn checkpoint() -> CheckpointManifest {
     CheckpointManifest {
         job_uid: "3f0c1a".into(),
         job_name: "delays".into(),
-        kind: CheckpointKind::Checkpoint,
         pod: 0,
         number: 12,
         created_ms: 1_763_719_200_000,
@@ -114,10 +113,10 @@ fn a_manifest_that_stands_in_the_place_of_another_is_refused() {
     assert!(checkpoint.check("other", &checkpoint.id()).is_err());
     assert!(checkpoint.check("3f0c1a", &ObjectId::Checkpoint { pod: 0, number: 13 }).is_err());
     assert!(checkpoint.check("3f0c1a", &ObjectId::Savepoint { name: "x".into(), pod: 0 }).is_err());
-    assert_eq!(shard.check(&checkpoint, &checkpoint.entries[0]), Ok(()));
-    assert!(shard.check(&checkpoint, &checkpoint.entries[1]).is_err(), "another shard's");
+    assert_eq!(shard.check("3f0c1a", 16, &checkpoint.entries[0]), Ok(()));
+    assert!(shard.check("3f0c1a", 16, &checkpoint.entries[1]).is_err(), "another shard's");
     let older = ShardManifest { offset: Some(LogOffset(4000)), ..shard };
-    assert!(older.check(&checkpoint, &checkpoint.entries[0]).is_err(), "an older one of the same shard");
+    assert!(older.check("3f0c1a", 16, &checkpoint.entries[0]).is_err(), "an older one of the same shard");
 }
 
 fn any_file() -> impl Strategy<Value = FileEntry> {

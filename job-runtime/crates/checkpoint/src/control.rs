@@ -1,0 +1,38 @@
+//! The job's control topic as a whole: who owns what, savepoints under way, and where the job's state came from.
+//!
+//! Owns the fold of all records into one value. What each part means is in `ownership` and `savepoint`.
+
+use crate::ownership::record::ControlRecord;
+use crate::ownership::{Effect, View};
+use crate::savepoint::Board;
+
+/// What the control topic says, as far as it was read: always from its start, never with a gap.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ControlLog {
+    /// Who may act on which shard.
+    pub view: View,
+    /// Savepoints.
+    pub board: Board,
+    /// The savepoint that the job began from; the first word counts.
+    pub origin: Option<String>,
+}
+
+impl ControlLog {
+    /// Takes the next record.
+    pub fn append(&mut self, record: &ControlRecord) {
+        match record {
+            ControlRecord::Assignment(_) => {
+                if self.view.append(record) == Effect::InForce {
+                    self.board.reassigned();
+                }
+            }
+            ControlRecord::Release(_) => {
+                self.view.append(record);
+            }
+            ControlRecord::Savepoint(savepoint) => self.board.append(savepoint, self.view.in_force()),
+            ControlRecord::Origin(location) => {
+                self.origin.get_or_insert_with(|| location.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! The savepoint that a job begins from: found by its location, checked, and its state divided into the job's own shards.
+//!
+//! Owns that. It is read again whenever a shard has neither local state nor a snapshot, and the job's changelog begins behind it. Where an entry
+//! goes is decided in `dataflow::state::reshard`.
+
+use std::fs::{self, File};
+use std::ops::Range;
+use std::path::Path;
+use std::sync::Arc;
+
+use checkpoint::snapshot::key::savepoint_name;
+use checkpoint::snapshot::{SavepointManifest, SavepointPart, StoredPosition};
+use dataflow::graph::OperatorUid;
+use dataflow::key::{KeyGroup, ShardId, Shards};
+use dataflow::state::{ChangeBatch, LogOffset, ShardStore, reshard, state_key_prefix};
+use tokio_util::sync::CancellationToken;
+
+use super::place::StorePlace;
+use super::store::ObjectStore;
+use super::take::{io, remove_dir};
+use super::{SnapshotError, restore};
+use crate::state::rocks::RocksDatabases;
+
+/// A batch of entries is written when it is larger than this.
+const BATCH_BYTES: usize = 1 << 20;
+/// What stands between a job's prefix and a savepoint's name.
+const SAVEPOINTS: &str = "/savepoints/";
+
+/// A savepoint that a job begins from.
+pub struct Origin {
+    location: String,
+    store: Arc<dyn ObjectStore>,
+    root: SavepointManifest,
+    parts: Vec<SavepointPart>,
+}
+
+/// Where a savepoint is, as a job is told to begin from it.
+pub fn location(place: &StorePlace, job_name: &str, job_uid: &str, savepoint: &str) -> String {
+    format!("{place}/{job_name}/{job_uid}{SAVEPOINTS}{savepoint}")
+}
+
+impl Origin {
+    /// Finds a savepoint. A bucket is reached as `like` is, if that is one.
+    ///
+    /// # Errors
+    /// When `location` is none, or the savepoint is not there, not whole, or cannot be read.
+    pub fn open(location: &str, like: Option<&StorePlace>, cancel: &CancellationToken) -> Result<Self, SnapshotError> {
+        let wrong = |why: &str| SnapshotError::NoSavepoint { location: location.to_owned(), why: why.to_owned() };
+        let form = "write it as `millstream savepoint` printed it: PLACE/JOB/UID/savepoints/NAME";
+        let (job, name) = location.trim_end_matches('/').rsplit_once(SAVEPOINTS).ok_or_else(|| wrong(form))?;
+        savepoint_name(name).map_err(|error| wrong(&error.to_string()))?;
+        let (rest, uid) = job.rsplit_once('/').ok_or_else(|| wrong(form))?;
+        let (place, job_name) = rest.rsplit_once('/').ok_or_else(|| wrong(form))?;
+        let place = StorePlace::parse(place).map_err(|why| wrong(&why))?.reached_like(like);
+        let store = place.open(job_name, uid, cancel)?;
+        let found = restore::savepoint(store.as_ref(), uid, name)?;
+        let (root, parts) = found.ok_or_else(|| {
+            wrong("there is none of this name in this place, or it was never complete; `millstream savepoint` prints the location when it is")
+        })?;
+        Ok(Self { location: location.to_owned(), store, root, parts })
+    }
+
+    /// As the user wrote it.
+    pub fn location(&self) -> &str {
+        &self.location
+    }
+
+    /// Checks that the job has all stream operators whose state the savepoint has.
+    ///
+    /// # Errors
+    /// [`SnapshotError::StateWouldBeLost`].
+    pub fn check_plan(&self, has: impl Fn(OperatorUid) -> bool) -> Result<(), SnapshotError> {
+        let lost: Vec<&str> =
+            self.root.operators.iter().filter(|(uid, _)| !has(*uid)).map(|(_, name)| name.as_str()).collect();
+        if lost.is_empty() {
+            return Ok(());
+        }
+        Err(SnapshotError::StateWouldBeLost { location: self.location.clone(), operators: lost.join(", ") })
+    }
+
+    /// Where the source partitions stood.
+    pub fn positions(&self) -> impl Iterator<Item = &StoredPosition> {
+        self.parts.iter().flat_map(|part| &part.positions)
+    }
+
+    /// Makes the directory of one of the job's shards, from whichever of the savepoint's shards have a part of it. The log is to be applied from
+    /// behind `before` on. Returns the number of bytes read.
+    ///
+    /// # Errors
+    /// When the savepoint is damaged, or the store or the disk fails.
+    pub fn import(
+        &self,
+        databases: &RocksDatabases,
+        shards: Shards,
+        shard: ShardId,
+        before: LogOffset,
+    ) -> Result<u64, SnapshotError> {
+        let path = databases.path(shard);
+        let (new, old) = (path.with_extension("restore"), path.with_extension("savepoint"));
+        remove_dir(&new)?;
+        let bytes = self.import_into(databases, shards, shard, before, (&new, &old))?;
+        remove_dir(&old)?;
+        remove_dir(&path)?;
+        fs::rename(&new, &path).map_err(io("rename", &new))?;
+        let parent = path.parent().expect("a shard's directory lies in the state directory");
+        File::open(parent).and_then(|dir| dir.sync_all()).map_err(io("sync", parent))?;
+        tracing::info!(shard = shard.0, savepoint = self.location, bytes, "restored from a savepoint");
+        Ok(bytes)
+    }
+
+    fn import_into(
+        &self,
+        databases: &RocksDatabases,
+        shards: Shards,
+        shard: ShardId,
+        before: LogOffset,
+        (new, old): (&Path, &Path),
+    ) -> Result<u64, SnapshotError> {
+        let before_shards = Shards::new(self.root.shards).expect("a manifest whose parts were checked has shards");
+        let wanted = shards.groups(shard);
+        let overlapping = before_shards.all().filter(|old| overlap(&before_shards.groups(*old), &wanted));
+        let mut bytes = 0;
+        let mut begun = false;
+        for from in overlapping {
+            let groups = before_shards.groups(from);
+            let (part, entry) = self.entry(from);
+            let manifest = restore::shard(self.store.as_ref(), part, entry)?;
+            bytes += manifest.bytes();
+            if groups == wanted {
+                restore::files(self.store.as_ref(), &manifest, new)?;
+                let mut store = databases.open_at(shard, new)?;
+                store.apply(&forget_job(groups.start), before)?;
+                store.flush_handle().flush()?;
+                return Ok(bytes);
+            }
+            restore::files(self.store.as_ref(), &manifest, old)?;
+            let source = databases.open_at(from, old)?;
+            let mut target = databases.open_at(shard, new)?;
+            begun = true;
+            copy(&source, &groups, &mut target, &wanted, before)?;
+            target.flush_handle().flush()?;
+            drop(source);
+            remove_dir(old)?;
+        }
+        debug_assert!(begun, "every range of key groups overlaps with one of a whole division");
+        Ok(bytes)
+    }
+
+    fn entry(&self, shard: ShardId) -> (&SavepointPart, &checkpoint::snapshot::ShardEntry) {
+        let mut all = self.parts.iter().flat_map(|part| part.entries.iter().map(move |entry| (part, entry)));
+        all.find(|(_, entry)| entry.shard == shard).expect("the parts were checked to have every shard")
+    }
+}
+
+fn overlap(a: &Range<u16>, b: &Range<u16>) -> bool {
+    a.start < b.end && b.start < a.end
+}
+
+/// Removes what belongs to the savepoint's job and not to keys; all of it lies at the shard's first key group.
+fn forget_job(first: u16) -> ChangeBatch {
+    let mut changes = ChangeBatch::new();
+    for uid in [OperatorUid::POSITIONS, OperatorUid::TICKETS, OperatorUid::SHUFFLES] {
+        let mut prefix = Vec::new();
+        state_key_prefix(KeyGroup(first), uid, &mut prefix);
+        changes.delete_prefix(&prefix);
+    }
+    changes
+}
+
+/// Copies what of a shard goes to another one.
+fn copy(
+    source: &dyn ShardStore,
+    old: &Range<u16>,
+    target: &mut dyn ShardStore,
+    new: &Range<u16>,
+    before: LogOffset,
+) -> Result<(), SnapshotError> {
+    let mut batch = ChangeBatch::new();
+    let shared = old.start.max(new.start)..old.end.min(new.end);
+    // Notes lie at the old shard's beginning, which need not be in the new one.
+    let outside = (!shared.contains(&old.start)).then_some(old.start);
+    for group in outside.into_iter().chain(shared) {
+        let mut result = Ok(());
+        source.scan(&group.to_be_bytes(), &mut |key, value| {
+            if let (Ok(()), Some(key)) = (&result, reshard(key, old, new)) {
+                batch.put(&key, value);
+                if batch.byte_len() >= BATCH_BYTES {
+                    result = target.apply(&std::mem::take(&mut batch), before);
+                }
+            }
+        })?;
+        result?;
+    }
+    Ok(target.apply(&batch, before)?)
+}
