@@ -55,7 +55,7 @@ impl Runner {
     /// # Errors
     /// When the job fails or prints no report.
     pub fn run_within(&self, name: &str, sql: &str, memory: &str) -> anyhow::Result<RunReport> {
-        let output = self.command(name, sql, memory)?.output().context("start millstream")?;
+        let output = self.command(name, sql, memory)?.arg("--fresh").output().context("start millstream")?;
         if !output.status.success() {
             bail!("job {name} failed with {}:\n{}", output.status, String::from_utf8_lossy(&output.stderr));
         }
@@ -69,21 +69,38 @@ impl Runner {
     /// # Errors
     /// When the process cannot be started.
     pub fn start(&self, name: &str, sql: &str) -> anyhow::Result<Job> {
-        let child = self.command(name, sql, "256Mi")?.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        Ok(Job { child })
+        self.command(name, sql, "256Mi")?.arg("--fresh").spawn_quietly()
+    }
+
+    /// Starts a job that was started before, with what it has: as after a crash.
+    ///
+    /// # Errors
+    /// When the process cannot be started.
+    pub fn start_again(&self, name: &str, sql: &str) -> anyhow::Result<Job> {
+        self.command(name, sql, "256Mi")?.spawn_quietly()
     }
 
     fn command(&self, name: &str, sql: &str, memory: &str) -> anyhow::Result<Command> {
         let file = self.dir.join(format!("{name}.yaml"));
         std::fs::write(&file, job_text(name, sql, memory))?;
         let mut command = Command::new(&self.binary);
-        command.arg("run").arg(&file).args(["--workers", "1", "--fresh", "--report", "json", "--state-dir"]);
+        command.arg("run").arg(&file).args(["--workers", "1", "--report", "json", "--state-dir"]);
         command.arg(self.dir.join(format!("{name}-state"))).stdin(Stdio::null());
         Ok(command)
     }
 }
 
-/// A job that runs until it is dropped.
+trait SpawnQuietly {
+    fn spawn_quietly(&mut self) -> anyhow::Result<Job>;
+}
+
+impl SpawnQuietly for Command {
+    fn spawn_quietly(&mut self) -> anyhow::Result<Job> {
+        Ok(Job { child: self.stdout(Stdio::null()).stderr(Stdio::null()).spawn()? })
+    }
+}
+
+/// A job that runs until it is dropped; then it is killed (SIGKILL).
 pub struct Job {
     child: Child,
 }

@@ -2,6 +2,7 @@
 //!
 //! A client of its own, sharing no code with the runtime.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, bail};
@@ -97,8 +98,32 @@ pub fn feed(bootstrap: &str, topic: &str, rate: u64, partitions: u64, length: Du
     Ok(sent)
 }
 
-fn now_us() -> anyhow::Result<u64> {
+/// Microseconds since 1970-01-01T00:00:00Z.
+///
+/// # Errors
+/// When the clock stands before that.
+pub fn now_us() -> anyhow::Result<u64> {
     Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64)
+}
+
+/// Reads committed records of `topic` for `length`, and keeps the greatest `ts` of them in `newest`.
+///
+/// # Errors
+/// When the topic cannot be read.
+pub fn newest(
+    bootstrap: &str,
+    topic: &str,
+    partitions: i32,
+    length: Duration,
+    newest: &AtomicU64,
+) -> anyhow::Result<()> {
+    let consumer = reader(bootstrap, topic, partitions)?;
+    let start = Instant::now();
+    while start.elapsed() < length {
+        let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
+        newest.fetch_max(sent_at(message?.payload())?, Ordering::Relaxed);
+    }
+    Ok(())
 }
 
 /// Reads committed records of `topic` until `deadline` and records, for each after the warm-up, now minus its `ts` (microseconds).
@@ -112,6 +137,21 @@ pub fn latencies(
     warm_up: Duration,
     length: Duration,
 ) -> anyhow::Result<Histogram<u64>> {
+    let consumer = reader(bootstrap, topic, partitions)?;
+    let mut histogram = Histogram::new(3)?;
+    let start = Instant::now();
+    while start.elapsed() < length {
+        let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
+        let message = message?;
+        if start.elapsed() > warm_up {
+            histogram.record(now_us()?.saturating_sub(sent_at(message.payload())?).max(1))?;
+        }
+    }
+    Ok(histogram)
+}
+
+/// A reader of committed records from the beginning of all partitions.
+fn reader(bootstrap: &str, topic: &str, partitions: i32) -> anyhow::Result<BaseConsumer> {
     let mut config = config(bootstrap);
     config
         .set("group.id", "bench-latency")
@@ -124,17 +164,11 @@ pub fn latencies(
         all.add_partition_offset(topic, partition, Offset::Beginning)?;
     }
     consumer.assign(&all)?;
-    let mut histogram = Histogram::new(3)?;
-    let start = Instant::now();
-    while start.elapsed() < length {
-        let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
-        let message = message?;
-        if start.elapsed() > warm_up {
-            let payload: serde_json::Value =
-                serde_json::from_slice(message.payload().context("a record without payload")?)?;
-            let sent = payload["ts"].as_u64().context("a record without ts")?;
-            histogram.record(now_us()?.saturating_sub(sent).max(1))?;
-        }
-    }
-    Ok(histogram)
+    Ok(consumer)
+}
+
+/// The `ts` of a record of [`feed`].
+fn sent_at(payload: Option<&[u8]>) -> anyhow::Result<u64> {
+    let payload: serde_json::Value = serde_json::from_slice(payload.context("a record without payload")?)?;
+    payload["ts"].as_u64().context("a record without ts")
 }

@@ -1,9 +1,11 @@
-//! `make bench`: Nexmark in process, Kafka → Kafka exactly once, idle memory, latency at half load; prints a table and writes the book's page.
+//! `make bench`: Nexmark in process, Kafka → Kafka exactly once, idle memory, latency at half load, recovery; prints a table and writes the book's page.
 //!
 //! Runs the optimised `millstream` binary as users do. Absolute times are of this machine; ratios within one run are what counts.
 #![expect(clippy::print_stdout, reason = "a command line program")]
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -15,6 +17,8 @@ const NEXMARK_EVENTS: u64 = 20_000_000;
 const KAFKA_RECORDS: u64 = 5_000_000;
 const PARTITIONS: u64 = 2;
 const LATENCY_RATE: u64 = 100_000;
+const RECOVERY_RATE: u64 = 20_000;
+const KILLS: u32 = 7;
 
 /// Floors in millions of records per CPU-second, by work.
 fn floor(name: &str) -> &'static str {
@@ -38,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
     let runner = Runner::new(&binary, dir.path());
     if let Some("latency") = page.as_deref().and_then(std::path::Path::to_str) {
         let bootstrap = std::env::var("KAFKA_BOOTSTRAP_SERVERS").context("KAFKA_BOOTSTRAP_SERVERS is not set")?;
-        println!("{}", latency_lines(&runner, &bootstrap).await?);
+        println!("{}{}", latency_lines(&runner, &bootstrap).await?, recovery_line(&runner, &bootstrap).await?);
         return Ok(());
     }
     let mut rows = nexmark(&runner)?;
@@ -47,7 +51,8 @@ async fn main() -> anyhow::Result<()> {
     match std::env::var("KAFKA_BOOTSTRAP_SERVERS") {
         Ok(bootstrap) => {
             rows.extend(kafka_rows(&runner, &bootstrap).await?);
-            latency = Some(latency_lines(&runner, &bootstrap).await?);
+            let recovery = recovery_line(&runner, &bootstrap).await?;
+            latency = Some(format!("{}{recovery}", latency_lines(&runner, &bootstrap).await?));
         }
         Err(_) => println!("KAFKA_BOOTSTRAP_SERVERS is not set: no Kafka rows."),
     }
@@ -158,6 +163,45 @@ async fn latency_lines(runner: &Runner, bootstrap: &str) -> anyhow::Result<Strin
         ms(0.99),
         ms(1.0),
         cpu.as_secs_f64(),
+    ))
+}
+
+/// SIGKILL to the next output, with a process that is started again at once.
+async fn recovery_line(runner: &Runner, bootstrap: &str) -> anyhow::Result<String> {
+    let run = std::process::id();
+    let (input, output) = (format!("bench-{run}-recovery-in"), format!("bench-{run}-recovery-out"));
+    kafka::create_topics(bootstrap, &[&input, &output], PARTITIONS as i32).await?;
+    let sql = job::KAFKA[0]
+        .2
+        .replace("{source}", &job::kafka_source(bootstrap, &input, false))
+        .replace("{sink}", &job::kafka_sink(bootstrap, &output));
+    let length = Duration::from_secs(4 * u64::from(KILLS) + 8);
+    let newest = Arc::new(AtomicU64::new(0));
+    let (from, to, seen) = (bootstrap.to_owned(), bootstrap.to_owned(), Arc::clone(&newest));
+    let feeder = tokio::task::spawn_blocking(move || kafka::feed(&from, &input, RECOVERY_RATE, PARTITIONS, length));
+    let reader = tokio::task::spawn_blocking(move || kafka::newest(&to, &output, PARTITIONS as i32, length, &seen));
+    let mut running = runner.start("recovery", &sql)?;
+    let mut gaps = Vec::new();
+    for _ in 0..KILLS {
+        tokio::time::sleep(Duration::from_secs(3)).await;
+        let killed = kafka::now_us()?;
+        drop(running);
+        running = runner.start_again("recovery", &sql)?;
+        // What was sent after the kill can only have come through the new process.
+        while newest.load(Ordering::Relaxed) <= killed {
+            anyhow::ensure!(kafka::now_us()? < killed + 30_000_000, "no output within 30 s of a kill");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        gaps.push((kafka::now_us()? - killed) / 1000);
+    }
+    feeder.await??;
+    reader.await??;
+    drop(running);
+    gaps.sort_unstable();
+    Ok(format!(
+        "SIGKILL to the first new record at a `read_committed` reader, started again at once, {RECOVERY_RATE} records/s, small state, {KILLS} kills: median {} ms, longest {} ms\n(floor: at most 3 s).\n",
+        gaps[gaps.len() / 2],
+        gaps[gaps.len() - 1],
     ))
 }
 
