@@ -54,7 +54,7 @@ enum Gate {
     /// Everybody who reaches the port: on the loopback address, people of this machine.
     Machine,
     /// Who has a token of the operator that the pod's settings name.
-    Operator(LiveSettings),
+    Operator(Box<LiveSettings>),
 }
 
 /// What the port's routes work with.
@@ -75,7 +75,7 @@ impl ControlPort {
         file: PathBuf,
         settings: &PodSettings,
     ) -> Arc<Self> {
-        Self::new(pages, orders, Gate::Operator(LiveSettings::new(file, settings)))
+        Self::new(pages, orders, Gate::Operator(Box::new(LiveSettings::new(file, settings))))
     }
 
     /// The port of a run on a laptop.

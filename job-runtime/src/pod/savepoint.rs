@@ -106,7 +106,7 @@ pub(super) enum Agreement {
     /// The pod is alone.
     Alone(Assignment),
     /// In the control topic; the board as it was when the pod joined.
-    Topic(ControlTopic, Board, u64),
+    Topic(Box<ControlTopic>, Board, u64),
 }
 
 /// What the thread works with.

@@ -61,7 +61,7 @@ impl Orders {
                         let _ = events.send(Event::Board(log.board.clone()));
                     };
                     watching = Some(log.watch(Arc::clone(&urgent), changed).map_err(PodError::Thread)?);
-                    Agreement::Topic(log.control_topic(), log.board().clone(), number)
+                    Agreement::Topic(Box::new(log.control_topic()), log.board().clone(), number)
                 } else {
                     Agreement::Alone(assignment)
                 }
