@@ -311,7 +311,7 @@ mod tests {
         let root = root();
         let (one, two) = (part(0, &[0, 1]), part(1, &[2]));
         assert_eq!(root.check_parts(&[one.clone(), two.clone()]), Ok(()));
-        assert_eq!(root.check_parts(&[one.clone()]), Err(ManifestError::Damaged));
+        assert_eq!(root.check_parts(std::slice::from_ref(&one)), Err(ManifestError::Damaged));
         assert_eq!(root.check_parts(&[one.clone(), part(1, &[1, 2])]), Err(ManifestError::Damaged));
         let other = SavepointPart { cut: 1, ..two };
         assert!(matches!(root.check_parts(&[one, other]), Err(ManifestError::Foreign(_))));
