@@ -163,7 +163,7 @@ enum StateCommand {
         #[command(flatten)]
         of: StateOf,
     },
-    /// Every entry as a line of JSON, keys and values in hexadecimal
+    /// Every entry as a line of JSON: keyed state by its columns, all else with key and value in hexadecimal
     Export {
         #[command(flatten)]
         of: StateOf,
