@@ -181,7 +181,8 @@ pub const VALUES: [(&str, &str, &str, u64, &str); 4] = [
 ];
 
 const DISTINCT: &str = "SELECT DISTINCT k FROM src";
-const FIRST: &str = "SELECT k FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY at) AS rn FROM src) WHERE rn = 1";
+const FIRST: &str =
+    "SELECT k FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY at) AS rn FROM src) WHERE rn = 1";
 
 /// A job that reads each of `keys` keys twice and writes what `query` says of them. A thousand rows are a second.
 pub fn each_key(keys: u64, query: &str) -> String {

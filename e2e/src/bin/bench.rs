@@ -35,8 +35,9 @@ fn floor(name: &str) -> &'static str {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let binary =
-        PathBuf::from(std::env::args().nth(1).context("usage: bench PATH-OF-MILLSTREAM [PAGE-TO-WRITE | latency | state]")?);
+    let binary = PathBuf::from(
+        std::env::args().nth(1).context("usage: bench PATH-OF-MILLSTREAM [PAGE-TO-WRITE | latency | state]")?,
+    );
     let page = std::env::args().nth(2).map(PathBuf::from);
     let dir = tempfile::tempdir()?;
     let runner = Runner::new(&binary, dir.path());

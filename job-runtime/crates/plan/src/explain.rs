@@ -44,7 +44,9 @@ fn logical(job: &PlannedJob, id: PlanId, depth: usize, out: &mut String) {
             format!("select {}{filter}", assignments(node, below, columns))
         }
         PlanOp::Union => "union all".to_owned(),
-        PlanOp::Deduplicate { keys, rowtime: Some(rowtime) } => format!("first row per {} by {rowtime}", keys.join(", ")),
+        PlanOp::Deduplicate { keys, rowtime: Some(rowtime) } => {
+            format!("first row per {} by {rowtime}", keys.join(", "))
+        }
         PlanOp::Deduplicate { rowtime: None, .. } => "each row once".to_owned(),
         PlanOp::WindowAggregate { window, rowtime, keys, .. } => {
             let values = node.schema.fields().iter().skip(keys.len() + 2).map(|f| f.name().clone());
@@ -234,7 +236,11 @@ fn deduplicate_lines(node: &Node, deduplicate: &DeduplicateNode, out: &mut Strin
         }
         FirstBy::EventTime { rowtime } => {
             let time = name(&rowtime);
-            entry(out, "keeps", &format!("the row of each {keys} with the least {time}, when the watermark has reached it"));
+            entry(
+                out,
+                "keeps",
+                &format!("the row of each {keys} with the least {time}, when the watermark has reached it"),
+            );
             entry(out, "state", &format!("one entry per {keys}: the row until then, with a timer; that it was there"));
             entry(out, "late rows", "are dropped and counted");
         }

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use dataflow::graph::{
-    AggregateCall, Calc, DeduplicateNode, ExchangeNode, ExprRef, FirstBy, JobGraph, Node, NodeId, NodeKind, OperatorUid, SinkNode, SourceNode,
-    WatermarkSpec, WindowAggregateNode, WindowKind,
+    AggregateCall, Calc, DeduplicateNode, ExchangeNode, ExprRef, FirstBy, JobGraph, Node, NodeId, NodeKind,
+    OperatorUid, SinkNode, SourceNode, WatermarkSpec, WindowAggregateNode, WindowKind,
 };
 use datafusion_expr::Expr;
 

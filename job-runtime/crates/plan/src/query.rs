@@ -317,11 +317,7 @@ impl<'a> QueryPlanner<'a> {
     }
 
     /// The output columns of a query without aggregation.
-    fn select_list(
-        &self,
-        select: &Select,
-        relation: &Relation,
-    ) -> Bound<(Vec<ScopeColumn>, Option<RowNumber>)> {
+    fn select_list(&self, select: &Select, relation: &Relation) -> Bound<(Vec<ScopeColumn>, Option<RowNumber>)> {
         let (mut columns, mut number) = (Vec::new(), None);
         for item in &select.projection {
             if self.wildcard(item, &relation.columns, &mut columns)? {
@@ -329,7 +325,9 @@ impl<'a> QueryPlanner<'a> {
             }
             if let Some((column, found)) = self.row_number(item, columns.len(), relation)? {
                 if number.replace(found).is_some() {
-                    return Err(self.problem(item, "two `ROW_NUMBER()` in one query are not supported").help("write one"));
+                    return Err(self
+                        .problem(item, "two `ROW_NUMBER()` in one query are not supported")
+                        .help("write one"));
                 }
                 columns.push(column);
                 continue;

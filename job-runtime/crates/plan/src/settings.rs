@@ -52,12 +52,14 @@ impl StateTtl {
     /// State ages with the watermark: there must be one wherever there is such state.
     pub(crate) fn refuse_without_watermark(&self, planner: &QueryPlanner<'_>) -> Option<Diagnostic> {
         self.duration()?;
-        let has_watermark = |table: &String| {
-            planner.tables.iter().any(|def| def.table.name == *table && def.watermark.is_some())
-        };
+        let has_watermark =
+            |table: &String| planner.tables.iter().any(|def| def.table.name == *table && def.watermark.is_some());
         let kept = planner.plan.nodes.iter().filter(|node| matches!(node.op, PlanOp::Deduplicate { .. }));
         let table = kept.flat_map(|node| source_tables(&planner.plan, node)).find(|table| !has_watermark(table))?;
         let problem = Diagnostic::at(self.span, format!("state ages in event time, and `{table}` has no watermark"));
-        Some(problem.help(format!("add to the CREATE TABLE of `{table}`: `WATERMARK FOR ts AS ts - INTERVAL '5' SECOND`")))
+        Some(
+            problem
+                .help(format!("add to the CREATE TABLE of `{table}`: `WATERMARK FOR ts AS ts - INTERVAL '5' SECOND`")),
+        )
     }
 }

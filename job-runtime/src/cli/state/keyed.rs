@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Field, Schema};
 use dataflow::graph::OperatorUid;
-use dataflow::key::{KeyDecodeError, KeyDecoder};
+use dataflow::key::KeyDecoder;
 use dataflow::sink::EncodedRows;
 use dataflow::state::STATE_KEY_PREFIX;
 use dataflow::state::keyed::{Columns, Description, Kind, NEVER, StoredNote, stored_value};
@@ -48,7 +48,7 @@ impl Encoded {
 
     /// The columns of one row as JSON writes them; `None` if the bytes are no such row.
     fn value(&self, bytes: &[u8]) -> Option<Value> {
-        let columns = self.decoder.as_ref()?.decode(&[bytes]).map_err(|_: KeyDecodeError| ()).ok()?;
+        let columns = self.decoder.as_ref()?.decode(&[bytes]).ok()?;
         let field = |(name, data_type): &(String, _)| Field::new(name, Clone::clone(data_type), true);
         let schema = Arc::new(Schema::new(self.columns.iter().map(field).collect::<Vec<_>>()));
         let batch = RecordBatch::try_new(Arc::clone(&schema), columns).ok()?;
@@ -185,7 +185,9 @@ mod tests {
         let row = [&[1, 1, 5, 0, 0, 0, 0, 0, 0, 0][..], &[1, 0x80, 0, 0, 0, 0, 0, 3, 0xe8]].concat();
         assert_eq!(
             shown(0x10, &user, &row).as_deref(),
-            Some(r#"{"name":"deduplicate(k)","what":"value","number":0,"key":{"k":"a"},"value":{"ts":"1970-01-01 00:00:01"},"expires":5}"#)
+            Some(
+                r#"{"name":"deduplicate(k)","what":"value","number":0,"key":{"k":"a"},"value":{"ts":"1970-01-01 00:00:01"},"expires":5}"#
+            )
         );
         assert!(shown(0x10, &user, &[1, 0]).unwrap().ends_with(r#""value":null}"#));
         let timer = [&[0x80, 0, 0, 0, 0, 0, 0, 9][..], &user].concat();

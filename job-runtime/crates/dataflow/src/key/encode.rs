@@ -193,7 +193,11 @@ impl KeyEncoder {
         match (self.fixed_width(), &self.columns[..]) {
             (Some(width), &[(index, physical), ..]) => {
                 let array = batch.column(index).as_ref();
-                EncodedKeys::Fixed { values: fixed_values(array, physical, self.exact), nulls: array.logical_nulls(), width }
+                EncodedKeys::Fixed {
+                    values: fixed_values(array, physical, self.exact),
+                    nulls: array.logical_nulls(),
+                    width,
+                }
             }
             _ => self.encode_bytes(batch),
         }
@@ -232,7 +236,9 @@ fn fixed_values(array: &dyn Array, physical: Physical, exact: bool) -> Vec<u64> 
         Physical::Float32 if exact => {
             native_values::<f32>(array).iter().map(|v| u64::from(ordered_bits_32(v.to_bits()))).collect()
         }
-        Physical::Float64 if exact => native_values::<f64>(array).iter().map(|v| ordered_bits_64(v.to_bits())).collect(),
+        Physical::Float64 if exact => {
+            native_values::<f64>(array).iter().map(|v| ordered_bits_64(v.to_bits())).collect()
+        }
         Physical::Float32 => native_values::<f32>(array).iter().map(|&v| u64::from(ordered_f32(v))).collect(),
         Physical::Float64 => native_values::<f64>(array).iter().map(|&v| ordered_f64(v)).collect(),
         Physical::Int128 | Physical::Bytes => unreachable!("not a fixed width of at most eight bytes"),

@@ -4,7 +4,7 @@
 //!
 //! By arrival, a key's first row goes on at once. In event time, the least row of a key is held until the watermark has reached its time: no row
 //! that is expected any more can come before it. Of two rows at the same time the one with the lesser encoding is the first, so
-//! that the answer does not depend on who came first. A row whose time the watermark has reached is late: dropped and counted.
+//! that the answer does not depend on who came first. A row whose time the watermark has reached is late if its key has not gone on: dropped and counted.
 //!
 //! # State
 //! One value per key. Of no length: the key's row has gone on, and the key is remembered for the operator's time to live. Else it is the row that is held:
@@ -267,15 +267,16 @@ impl Held {
         let encoded = self.encoder.encode(rows);
         let (mut late, mut row_bytes, mut key_bytes) = (0, Vec::new(), Vec::new());
         for (row, &time_ms) in times.iter().enumerate() {
-            if time_ms <= self.watermark_ms {
-                late += 1;
-                continue;
-            }
             let slot = seen.slot(row);
             let bytes = encoded.bytes_of(row, &mut row_bytes);
             let before = match seen.get(scope, slot) {
-                // Gone on already, or before this one.
-                Some(held) if held.is_empty() || held <= bytes => continue,
+                // One of the key has gone on.
+                Some([]) => continue,
+                Some(_) | None if time_ms <= self.watermark_ms => {
+                    late += 1;
+                    continue;
+                }
+                Some(held) if held <= bytes => continue,
                 Some(held) => Some(time_in(held)?),
                 None => None,
             };
@@ -293,11 +294,7 @@ impl Held {
     }
 
     /// The rows of the timers that are due, whose keys were found: the held columns, then the keys. Their keys are remembered from now on.
-    fn release(
-        &mut self,
-        seen: &mut ValueState,
-        scope: &Scope,
-    ) -> Result<Option<Vec<ArrayRef>>, DeduplicateError> {
+    fn release(&self, seen: &mut ValueState, scope: &Scope) -> Result<Option<Vec<ArrayRef>>, DeduplicateError> {
         let (mut rows, mut ends, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         for at in 0..self.due.len() {
             let slot = seen.slot(at);

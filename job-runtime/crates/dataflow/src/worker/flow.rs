@@ -87,12 +87,9 @@ impl Role {
         match self {
             Self::Window(window) => Some(window.as_ref()),
             Self::Deduplicate(deduplicate) => Some(deduplicate.as_ref()),
-            Self::Source
-            | Self::Calc(_)
-            | Self::LocalExchange(_)
-            | Self::Exchange(_)
-            | Self::Union
-            | Self::Sink(_) => None,
+            Self::Source | Self::Calc(_) | Self::LocalExchange(_) | Self::Exchange(_) | Self::Union | Self::Sink(_) => {
+                None
+            }
         }
     }
 
@@ -100,12 +97,9 @@ impl Role {
         match self {
             Self::Window(window) => Some(window.as_mut()),
             Self::Deduplicate(deduplicate) => Some(deduplicate.as_mut()),
-            Self::Source
-            | Self::Calc(_)
-            | Self::LocalExchange(_)
-            | Self::Exchange(_)
-            | Self::Union
-            | Self::Sink(_) => None,
+            Self::Source | Self::Calc(_) | Self::LocalExchange(_) | Self::Exchange(_) | Self::Union | Self::Sink(_) => {
+                None
+            }
         }
     }
 

@@ -323,12 +323,8 @@ fn restore(flow: &mut Flow) -> Result<(), WorkerError> {
             Role::Deduplicate(deduplicate) => {
                 deduplicate.restore(&flow.stores).map_err(|error| WorkerError::deduplicate(&node.name, error))?;
             }
-            Role::Source
-            | Role::Calc(_)
-            | Role::LocalExchange(_)
-            | Role::Exchange(_)
-            | Role::Union
-            | Role::Sink(_) => {}
+            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union | Role::Sink(_) => {
+            }
         }
     }
     Ok(())

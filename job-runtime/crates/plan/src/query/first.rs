@@ -75,8 +75,11 @@ impl QueryPlanner<'_> {
             return Err(Diagnostic::at(span, "`ROW_NUMBER()` takes no argument, filter or frame").help(HELP));
         }
         if spec.partition_by.is_empty() {
-            return Err(Diagnostic::at(span, "`ROW_NUMBER()` without `PARTITION BY` is not supported: there would be one row")
-                .help("say what makes rows the same: `PARTITION BY k`"));
+            return Err(Diagnostic::at(
+                span,
+                "`ROW_NUMBER()` without `PARTITION BY` is not supported: there would be one row",
+            )
+            .help("say what makes rows the same: `PARTITION BY k`"));
         }
         let mut keys = Vec::with_capacity(spec.partition_by.len());
         for ast in &spec.partition_by {
@@ -114,7 +117,8 @@ impl QueryPlanner<'_> {
         let problem =
             self.problem(&order.expr, format!("`ROW_NUMBER()` orders by event time, and `{}` is none", order.expr));
         Err(match known.as_slice() {
-            [] => problem.help("declare the column's watermark in CREATE TABLE: `WATERMARK FOR ts AS ts - INTERVAL '5' SECOND`"),
+            [] => problem
+                .help("declare the column's watermark in CREATE TABLE: `WATERMARK FOR ts AS ts - INTERVAL '5' SECOND`"),
             names => problem.help(format!("order by {}", list(names.iter().copied()))),
         })
     }
@@ -206,7 +210,9 @@ fn is_first(expr: &Expr) -> bool {
     let Expr::BinaryExpr(BinaryExpr { left, op: Operator::Eq, right }) = expr else { return false };
     let number = |e: &Expr| *e == expr::column(NUMBER);
     let one = |e: &Expr| match e {
-        Expr::Literal(value, _) => value.cast_to(&DataType::Int64).is_ok_and(|value| value == ScalarValue::Int64(Some(1))),
+        Expr::Literal(value, _) => {
+            value.cast_to(&DataType::Int64).is_ok_and(|value| value == ScalarValue::Int64(Some(1)))
+        }
         _ => false,
     };
     (number(left) && one(right)) || (one(left) && number(right))

@@ -30,7 +30,14 @@ mod tests {
 
     #[test]
     fn flinks_durations_are_read() {
-        for (text, ms) in [("36 h", 129_600_000), ("1d", 86_400_000), (" 10 min ", 600_000), ("5 SECONDS", 5000), ("7", 7), ("0 ms", 0)] {
+        for (text, ms) in [
+            ("36 h", 129_600_000),
+            ("1d", 86_400_000),
+            (" 10 min ", 600_000),
+            ("5 SECONDS", 5000),
+            ("7", 7),
+            ("0 ms", 0),
+        ] {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         for text in ["", "h", "1 week", "-1 h", "1.5 h", "99999999999999999999 d", "40000 d", "1 h 3 min"] {

@@ -71,7 +71,11 @@ fn its_id_is_that_of_what_it_holds() {
     let of = |sql: &str| deduplicate(&with_tables(&format!("{sql};"))).2;
     let first = of(FIRST);
     assert_eq!(first, of(&format!("SET 'table.exec.state.ttl' = '1 d'; {FIRST} AND id > 3")));
-    assert_ne!(first, of(&FIRST.replace("SELECT customer, id", "SELECT customer, id + quantity")), "another column is held");
+    assert_ne!(
+        first,
+        of(&FIRST.replace("SELECT customer, id", "SELECT customer, id + quantity")),
+        "another column is held"
+    );
     assert_ne!(first, of(&FIRST.replace("PARTITION BY customer", "PARTITION BY customer, quantity")));
 }
 
@@ -82,7 +86,8 @@ fn distinct_needs_no_watermark_unless_it_forgets() {
     assert_eq!((columns.len(), spec.keys, spec.first, spec.ttl), (2, vec![0, 1], FirstBy::Arrival, None));
     let NodeKind::Source(source) = &job.graph.nodes[0].kind else { panic!("a source is first") };
     assert!(source.watermark.is_none());
-    let job = with_tables("SET 'table.exec.state.ttl' = '36 h'; INSERT INTO out SELECT DISTINCT customer, id FROM orders;");
+    let job =
+        with_tables("SET 'table.exec.state.ttl' = '36 h'; INSERT INTO out SELECT DISTINCT customer, id FROM orders;");
     assert_eq!(deduplicate(&job).1.ttl, Some(Duration::from_secs(36 * 3600)));
     let NodeKind::Source(source) = &job.graph.nodes[0].kind else { panic!("a source is first") };
     assert!(source.watermark.is_some());

@@ -195,7 +195,8 @@ fn operator(first: FirstBy, ttl: Option<i64>, stores: &Stores) -> Deduplicate {
     let shards = Shards::new(2).unwrap();
     let NodeKind::Deduplicate(spec) = node(first, vec![1], ttl) else { unreachable!("made so above") };
     let kind = NodeKind::Deduplicate(spec.clone());
-    let node = Node { id: NodeId(0), uid: OperatorUid(20), name: "first".into(), inputs: vec![], schema: schema(), kind };
+    let node =
+        Node { id: NodeId(0), uid: OperatorUid(20), name: "first".into(), inputs: vec![], schema: schema(), kind };
     let owned: Vec<ShardId> = shards.all().collect();
     let mut operator = Deduplicate::new(&node, &spec, shards, &owned, false).unwrap();
     operator.restore(stores).unwrap();

@@ -235,8 +235,7 @@ mod tests {
     #[test]
     fn the_layout_of_version_1_is_for_ever() {
         let columns = |name: &str| vec![(name.to_owned(), DataType::Int64)];
-        let description =
-            Description { name: "d".into(), keys: columns("k"), map_keys: vec![], values: columns("v") };
+        let description = Description { name: "d".into(), keys: columns("k"), map_keys: vec![], values: columns("v") };
         let note = StoredNote { groups_end: 0x0102, time_ms: 3, description, buckets: vec![4] };
         let mut value = Vec::new();
         note.write(&mut value);

@@ -177,12 +177,8 @@ impl Scope {
                 continue;
             }
             let time_ms = if moved { self.time_ms } else { before.time_ms };
-            let note = StoredNote {
-                groups_end: groups.end,
-                time_ms,
-                description: self.description.clone(),
-                buckets: here,
-            };
+            let note =
+                StoredNote { groups_end: groups.end, time_ms, description: self.description.clone(), buckets: here };
             key.clear();
             state_key_prefix(KeyGroup(groups.start), self.uid, &mut key);
             key.push(Kind::Note.byte(0));

@@ -178,9 +178,7 @@ impl Table {
             flags: 0,
         });
         self.arena.extend_from_slice(key.bytes);
-        let entries = &self.entries;
-        let rehash = |at: &Place| place(entries[at.entry as usize].hash);
-        self.index.insert_unique(place(key.hash), Place { hash: key.hash, entry }, rehash);
+        self.index.insert_unique(place(key.hash), Place { hash: key.hash, entry }, |at| place(at.hash));
         Slot(entry)
     }
 
@@ -395,7 +393,7 @@ impl Table {
         self.index.shrink_to(entries.len(), |_| unreachable!("the table was cleared"));
         for (at, entry) in entries.iter().enumerate() {
             let new = Place { hash: entry.hash, entry: at as u32 };
-            self.index.insert_unique(place(entry.hash), new, |at| place(entries[at.entry as usize].hash));
+            self.index.insert_unique(place(entry.hash), new, |at| place(at.hash));
         }
     }
 

@@ -346,7 +346,8 @@ impl World {
             bytes
         };
         let (mut want, later): (Vec<_>, BTreeSet<_>) = self.model.timers.iter().partition(|timer| timer.0 <= watermark);
-        let mut want: Vec<(i64, Vec<u8>)> = want.drain(..).map(|(time, key): (i64, u8)| (time, key_bytes(key))).collect();
+        let mut want: Vec<(i64, Vec<u8>)> =
+            want.drain(..).map(|(time, key): (i64, u8)| (time, key_bytes(key))).collect();
         self.model.timers = later;
         want.sort();
         found.sort();
@@ -448,7 +449,9 @@ fn values_have_a_layout_for_ever() {
     assert!(matches!(stored_value(&[1, 1, 5]), Err(KeyedError::Damaged { .. })));
     assert!(matches!(stored_value(&[1, 2]), Err(KeyedError::Damaged { .. })));
     assert!(matches!(stored_value(&[]), Err(KeyedError::Damaged { .. })));
-    for (kind, byte) in [(Kind::Note, 0), (Kind::Value, 0x12), (Kind::List, 0x22), (Kind::Map, 0x32), (Kind::Timer, 0x42)] {
+    for (kind, byte) in
+        [(Kind::Note, 0), (Kind::Value, 0x12), (Kind::List, 0x22), (Kind::Map, 0x32), (Kind::Timer, 0x42)]
+    {
         let number = if kind == Kind::Note { 0 } else { 2 };
         assert_eq!((kind.byte(number), Kind::of(byte)), (byte, Some((kind, number))));
     }

@@ -97,14 +97,7 @@ impl Bucket {
     }
 
     /// Reads the timers through `until_ms` that only the stores have.
-    fn read(
-        &mut self,
-        scope: &Scope,
-        stores: &Stores,
-        kind: u8,
-        start: i64,
-        until_ms: i64,
-    ) -> Result<(), KeyedError> {
+    fn read(&mut self, scope: &Scope, stores: &Stores, kind: u8, start: i64, until_ms: i64) -> Result<(), KeyedError> {
         let groups: Vec<KeyGroup> = self.table.spilled.iter().collect();
         let (mut left, mut unread_from) = (KeyGroupSet::default(), None);
         let mut prefix = Vec::new();
@@ -154,8 +147,7 @@ impl Bucket {
     fn evict(&mut self, scope: &Scope, bytes: u64) -> u64 {
         let before = self.bytes();
         let each = (before / self.table.len().max(1) as u64).max(1);
-        let mut clean: Vec<(i64, Slot)> =
-            self.table.clean(scope).map(|(slot, _)| (self.time_of(slot), slot)).collect();
+        let mut clean: Vec<(i64, Slot)> = self.table.clean(scope).map(|(slot, _)| (self.time_of(slot), slot)).collect();
         clean.sort_unstable_by(|a, b| b.cmp(a));
         clean.truncate(usize::try_from(bytes / each + 1).unwrap_or(usize::MAX));
         for &(time_ms, slot) in &clean {
@@ -207,12 +199,7 @@ impl Timers {
     pub fn new(scope: &Scope, number: u8) -> Self {
         let kind = Kind::Timer.byte(number);
         let bucket = |(&start, groups): (&i64, &KeyGroupSet)| (start, Bucket::new(kind, groups.clone(), start));
-        Self {
-            kind,
-            buckets: scope.buckets.iter().map(bucket).collect(),
-            key: Vec::new(),
-            touches: Touches::default(),
-        }
+        Self { kind, buckets: scope.buckets.iter().map(bucket).collect(), key: Vec::new(), touches: Touches::default() }
     }
 
     /// Sets a timer; one that is set already stays as it is.
@@ -235,8 +222,7 @@ impl Timers {
         self.key.extend_from_slice(&ordered_time(time_ms));
         self.key.extend_from_slice(user);
         let (kind, start) = (self.kind, bucket_of(time_ms));
-        let bucket =
-            self.buckets.entry(start).or_insert_with(|| Bucket::new(kind, KeyGroupSet::default(), start));
+        let bucket = self.buckets.entry(start).or_insert_with(|| Bucket::new(kind, KeyGroupSet::default(), start));
         (bucket.table.touch_unread(entry_key(&self.key, group_of(hash)), scope), bucket)
     }
 
@@ -322,10 +308,10 @@ impl Timers {
 
     /// What was read and what has left.
     pub fn touches(&self) -> Touches {
-        self.buckets.values().map(|bucket| bucket.table.touches).fold(self.touches, |a, b| Touches {
-            misses: a.misses + b.misses,
-            evictions: a.evictions + b.evictions,
-        })
+        self.buckets
+            .values()
+            .map(|bucket| bucket.table.touches)
+            .fold(self.touches, |a, b| Touches { misses: a.misses + b.misses, evictions: a.evictions + b.evictions })
     }
 
     /// Takes timers out of memory, the latest first, until about `bytes` are free or none is left that the stores have.
