@@ -177,7 +177,7 @@ proptest! {
 fn state_is_read_back_from_the_stores() {
     let mut sum = (0, 0, 0, 0);
     for seed in 0..4 {
-        let case = Case { rows: 900, keys: 400, pods: 1, crash_once_in: 2000, state_budget: 0, ttl: Some(20_000) };
+        let case = Case { rows: 900, keys: 400, pods: 1, crash_once_in: 700, state_budget: 0, ttl: Some(20_000) };
         let outcome = check(&case, seed);
         sum = (sum.0 + outcome.misses, sum.1 + outcome.evictions, sum.2 + outcome.crashes, sum.3 + outcome.commits);
     }

@@ -154,12 +154,16 @@ impl Table {
         slot
     }
 
-    /// As [`Table::touch`], for an entry that will be written whatever a store has.
+    /// As [`Table::touch`], for an entry that will be written whatever a store has. If a store may have one, its removal is written too.
     pub(super) fn touch_unread(&mut self, key: EntryKey<'_>, scope: &Scope) -> Slot {
-        match self.find(key) {
-            Some(slot) => slot,
-            None => self.add(key, scope),
+        if let Some(slot) = self.find(key) {
+            return slot;
         }
+        let slot = self.add(key, scope);
+        if self.spilled.contains(key.group) {
+            self.entries[slot.0 as usize].flags = STORED;
+        }
+        slot
     }
 
     fn add(&mut self, key: EntryKey<'_>, scope: &Scope) -> Slot {
@@ -258,11 +262,11 @@ impl Table {
         }
     }
 
-    /// Removes the value of an entry that was not looked up: the stores may have it.
+    /// As [`Table::remove`], of an entry that came by [`Table::touch_unread`]: only the stores may have a value.
     pub(super) fn remove_unread(&mut self, slot: Slot) {
         let entry = &mut self.entries[slot.0 as usize];
-        if self.spilled.contains(entry.group) {
-            entry.flags |= STORED | PRESENT;
+        if entry.flags & STORED != 0 {
+            entry.flags |= PRESENT;
         }
         self.remove(slot);
     }

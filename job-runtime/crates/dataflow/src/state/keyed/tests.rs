@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::graph::OperatorUid;
 use crate::key::{EncodedKeys, KeyEncoder, ShardId, Shards, group_of};
-use crate::state::{ChangeBatch, Changes, LogOffset, ShardStore, Stores};
+use crate::state::{ChangeBatch, Changes, LogOffset, Stores};
 use crate::testing::{Disk, MemoryStore, Random};
 use crate::watermark::{END_OF_TIME, NO_WATERMARK};
 use crate::worker::CommitId;
@@ -345,9 +345,9 @@ impl World {
             encode(&[key], self.text).0.write(0, &mut bytes);
             bytes
         };
-        let (mut want, later): (Vec<_>, BTreeSet<_>) = self.model.timers.iter().partition(|timer| timer.0 <= watermark);
-        let mut want: Vec<(i64, Vec<u8>)> =
-            want.drain(..).map(|(time, key): (i64, u8)| (time, key_bytes(key))).collect();
+        let (due, later): (BTreeSet<_>, BTreeSet<_>) =
+            std::mem::take(&mut self.model.timers).into_iter().partition(|timer| timer.0 <= watermark);
+        let mut want: Vec<(i64, Vec<u8>)> = due.into_iter().map(|(time, key)| (time, key_bytes(key))).collect();
         self.model.timers = later;
         want.sort();
         found.sort();
