@@ -426,7 +426,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 60, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 30, ..ProptestConfig::default() })]
     #[test]
     fn it_says_what_plain_maps_say(seed in any::<u64>(), text in any::<bool>(), ttl in any::<bool>()) {
         World::new(seed, text, ttl).run(600);
