@@ -53,6 +53,8 @@ pub struct Scope {
     description: Description,
     /// As stored; `None` where nothing is.
     notes: BTreeMap<ShardId, Option<StoredNote>>,
+    /// Where there are notes of smaller shards that are one now: they go when the whole has its own.
+    parts: BTreeMap<ShardId, Vec<KeyGroup>>,
     /// Times in notes that are not applied yet.
     noting: VecDeque<(u32, ShardId, i64)>,
     /// Key groups of which a store may have had entries when it was opened.
@@ -76,6 +78,7 @@ impl Scope {
             applied: 0,
             description: config.description,
             notes: config.owned.iter().map(|&shard| (shard, None)).collect(),
+            parts: BTreeMap::new(),
             noting: VecDeque::new(),
             found: KeyGroupSet::default(),
             buckets: BTreeMap::new(),
@@ -124,6 +127,9 @@ impl Scope {
                 return Ok(Some(note));
             }
             self.time_ms = self.time_ms.max(note.time_ms);
+            if at != groups.start {
+                self.parts.entry(store.shard()).or_default().push(KeyGroup(at));
+            }
             at = here.end;
         }
         Ok(None)
@@ -183,7 +189,12 @@ impl Scope {
             state_key_prefix(KeyGroup(groups.start), self.uid, &mut key);
             key.push(Kind::Note.byte(0));
             note.write(&mut value);
-            changes.of(self.shards, KeyGroup(groups.start)).put(&key, &value);
+            let batch = changes.of(self.shards, KeyGroup(groups.start));
+            batch.put(&key, &value);
+            for part in self.parts.remove(&shard).unwrap_or_default() {
+                key[..2].copy_from_slice(&part.0.to_be_bytes());
+                batch.delete(&key);
+            }
             if moved {
                 self.noting.push_back((self.taken, shard, time_ms));
             }

@@ -433,6 +433,72 @@ proptest! {
     }
 }
 
+/// Shards that are cut differently, as another job's may be: one becomes three, and three one.
+#[test]
+fn other_shards_find_what_was_theirs() {
+    let all = |count: u16| Shards::new(count).unwrap();
+    let open = |count: u16, entries: &BTreeMap<Vec<u8>, Vec<u8>>| {
+        let disks: Vec<Disk> = all(count).all().map(|_| Disk::default()).collect();
+        let store = |(shard, disk): (ShardId, &Disk)| Box::new(MemoryStore::new(shard, disk.clone())) as _;
+        let mut stores = Stores::new(all(count), all(count).all().zip(&disks).map(store).collect());
+        let mut changes = Changes::default();
+        for (key, value) in entries {
+            let group = crate::key::KeyGroup(u16::from_be_bytes([key[0], key[1]]));
+            changes.of(all(count), group).put(key, value);
+        }
+        apply(&mut stores, &changes.into_shards(), 1);
+        let owned: Vec<ShardId> = all(count).all().collect();
+        let ttl = Some(Duration::from_millis(TTL as u64));
+        let config =
+            ScopeConfig { uid: UID, shards: all(count), owned: &owned, ttl, description: Description::default() };
+        let mut scope = Scope::new(config);
+        scope.restore(&stores).unwrap();
+        (disks, stores, scope)
+    };
+    let entries = |disks: &[Disk]| disks.iter().flat_map(Disk::entries).collect::<BTreeMap<_, _>>();
+    let notes = |entries: &BTreeMap<Vec<u8>, Vec<u8>>| entries.keys().filter(|key| key.len() == 7).count();
+    let keys: Vec<u8> = (0..200).collect();
+    let (encoded, hashes) = encode(&keys, false);
+    let mut stored = BTreeMap::new();
+    for (round, count) in [1u16, 3, 1, 3, 2].into_iter().enumerate() {
+        let (disks, mut stores, mut scope) = open(count, &stored);
+        let (mut values, mut timers) = (ValueState::new(&scope, 0), Timers::new(&scope, 0));
+        assert_eq!(scope.time_ms, if round == 0 { NO_WATERMARK } else { 100 * round as i64 }, "round {round}");
+        values.find(&scope, &stores, &encoded, &hashes).unwrap();
+        scope.advance(100 * (round as i64 + 1));
+        for row in 0..keys.len() {
+            let slot = values.slot(row);
+            let want = (round > 0).then(|| vec![round as u8]);
+            assert_eq!(values.get(&scope, slot).map(<[u8]>::to_vec), want, "round {round}, row {row}");
+            values.set(&scope, slot, Lifetime::Kept, &[round as u8 + 1]);
+            let mut user = Vec::new();
+            encoded.write(row, &mut user);
+            timers.set(&scope, 1_000_000 + row as i64, &user, hashes[row]);
+        }
+        let (mut changes, mut due) = (Changes::default(), Due::default());
+        scope.begin(CommitId::FIRST);
+        timers.pop_due(&scope, &stores, 1_000_000 + 10 * round as i64, 1000, &mut due).unwrap();
+        assert_eq!(due.len(), 10 * round + 1, "set again in each round, and due again");
+        values.take_changes(&scope, &mut changes);
+        timers.take_changes(&scope, &mut changes);
+        scope.write_notes(timers.buckets(), &mut changes);
+        apply(&mut stores, &changes.into_shards(), 2);
+        let old = all(count);
+        let next = [3, 1, 3, 2, 1][round];
+        assert_eq!(notes(&entries(&disks)), usize::from(count), "one note per shard");
+        stored = BTreeMap::new();
+        for (shard, disk) in old.all().zip(&disks) {
+            for new in all(next).all() {
+                for (key, value) in disk.entries() {
+                    if let Some(key) = crate::state::reshard(&key, &old.groups(shard), &all(next).groups(new)) {
+                        stored.insert(key.into_owned(), value);
+                    }
+                }
+            }
+        }
+    }
+}
+
 /// A test that tries nothing proves nothing.
 #[test]
 fn the_runs_above_try_what_they_should() {
