@@ -163,17 +163,26 @@ enum StateCommand {
         #[command(flatten)]
         of: StateOf,
     },
-    /// Every entry as a line of JSON, keys and values in hexadecimal
+    /// Every entry as a line of JSON: keyed state by its columns, all else with key and value in hexadecimal
     Export {
         #[command(flatten)]
         of: StateOf,
         /// Only this shard
         #[arg(long, value_name = "N")]
         shard: Option<u16>,
-        /// Only this stream operator, by its uid (see `millstream explain`)
-        #[arg(long, value_name = "UID")]
+        /// Only this stream operator, by its uid: a number, or `0x` and the digits that `millstream explain` shows
+        #[arg(long, value_name = "UID", value_parser = operator_uid)]
         operator: Option<u32>,
     },
+}
+
+/// A uid as `explain` shows it behind `0x`, or as a number.
+fn operator_uid(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|_| "write the number, or `0x` and the eight digits that `millstream explain` shows".to_owned())
 }
 
 /// Whose state.

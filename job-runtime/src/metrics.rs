@@ -170,7 +170,7 @@ impl PodCollector {
             let nodes = nodes.iter().filter(|node| wanted(&node.kind));
             nodes.map(|node| (label(node), of(node).map(value).sum::<u64>() as f64)).collect()
         };
-        let keyed = |kind: &NodeKind| matches!(kind, NodeKind::WindowAggregate(_));
+        let keyed = NodeKind::has_state;
         family(&list::OPERATOR_IN, &sum(|n| n.rows_in, |_| true), out);
         family(&list::OPERATOR_OUT, &sum(|n| n.rows_out, |_| true), out);
         family(&list::OPERATOR_LATE, &sum(|n| n.late_dropped, |_| true), out);

@@ -4,5 +4,6 @@
 //! changes.
 
 pub mod directory;
+mod expiry;
 pub mod memory;
 pub mod rocks;

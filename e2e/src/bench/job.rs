@@ -172,6 +172,29 @@ pub fn count_per_key(keys: u64) -> String {
     )
 }
 
+/// Values per key and timers: name, what it is, `spec.stateMemory`, keys, query. Keys as above.
+pub const VALUES: [(&str, &str, &str, u64, &str); 4] = [
+    ("value-memory", "each key once, 1 M keys, all in memory", "1Gi", 1_000_000, DISTINCT),
+    ("value-disk", "each key once, 3 M keys, about ten times what memory has room for", "50Mi", 3_000_000, DISTINCT),
+    ("first-memory", "first row per key in event time, 1 M keys, all in memory", "1Gi", 1_000_000, FIRST),
+    ("first-disk", "first row per key in event time, 3 M keys, about ten times the room", "50Mi", 3_000_000, FIRST),
+];
+
+const DISTINCT: &str = "SELECT DISTINCT k FROM src";
+const FIRST: &str =
+    "SELECT k FROM (SELECT *, ROW_NUMBER() OVER (PARTITION BY k ORDER BY at) AS rn FROM src) WHERE rn = 1";
+
+/// A job that reads each of `keys` keys twice and writes what `query` says of them. A thousand rows are a second.
+pub fn each_key(keys: u64, query: &str) -> String {
+    format!(
+        "CREATE TABLE src (n BIGINT, k AS MOD(n * 7919, {keys}), at AS TO_TIMESTAMP_LTZ(n, 3), WATERMARK FOR at AS at - INTERVAL '1' SECOND)
+         WITH ('connector' = 'datagen', 'rows-per-second' = '1000000000', 'fields.n.kind' = 'sequence', 'fields.n.start' = '0', 'fields.n.end' = '{}');
+         CREATE TABLE out (k BIGINT) WITH ('connector' = 'blackhole');
+         INSERT INTO out {query};",
+        keys * 2 - 1
+    )
+}
+
 /// The in-process queries: name, what it is, DDL of the sink and the query.
 pub const NEXMARK: [(&str, &str, &str); 5] = [
     (

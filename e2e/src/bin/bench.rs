@@ -27,22 +27,27 @@ fn floor(name: &str) -> &'static str {
         "q5-like" => "1.5",
         "kafka-q0" => "0.4",
         "kafka-count" => "0.8",
-        "state-memory" => "0.5",
-        "state-disk" => "0.02",
+        "state-memory" | "value-memory" | "first-memory" => "0.5",
+        "state-disk" | "value-disk" | "first-disk" => "0.02",
         _ => "",
     }
 }
 
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let binary =
-        PathBuf::from(std::env::args().nth(1).context("usage: bench PATH-OF-MILLSTREAM [PAGE-TO-WRITE | latency]")?);
+    let binary = PathBuf::from(
+        std::env::args().nth(1).context("usage: bench PATH-OF-MILLSTREAM [PAGE-TO-WRITE | latency | state]")?,
+    );
     let page = std::env::args().nth(2).map(PathBuf::from);
     let dir = tempfile::tempdir()?;
     let runner = Runner::new(&binary, dir.path());
     if let Some("latency") = page.as_deref().and_then(std::path::Path::to_str) {
         let bootstrap = std::env::var("KAFKA_BOOTSTRAP_SERVERS").context("KAFKA_BOOTSTRAP_SERVERS is not set")?;
         println!("{}{}", latency_lines(&runner, &bootstrap).await?, recovery_line(&runner, &bootstrap).await?);
+        return Ok(());
+    }
+    if let Some("state") = page.as_deref().and_then(std::path::Path::to_str) {
+        println!("{}", table(&state(&runner)?));
         return Ok(());
     }
     let mut rows = nexmark(&runner)?;
@@ -111,6 +116,11 @@ fn state(runner: &Runner) -> anyhow::Result<Vec<Row>> {
     let mut rows = Vec::new();
     for (name, what, memory, keys) in job::STATE {
         let report = runner.run_within(name, &job::count_per_key(keys), memory)?;
+        println!("{name}: {:.3} M records per CPU-second", report.rows_in as f64 / report.cpu_seconds / 1e6);
+        rows.push(row(name, what, &report));
+    }
+    for (name, what, memory, keys, query) in job::VALUES {
+        let report = runner.run_within(name, &job::each_key(keys, query), memory)?;
         println!("{name}: {:.3} M records per CPU-second", report.rows_in as f64 / report.cpu_seconds / 1e6);
         rows.push(row(name, what, &report));
     }

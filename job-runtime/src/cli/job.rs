@@ -58,7 +58,11 @@ fn check(planned: &PlannedJob) -> Vec<ConnectorError> {
         planned.graph.nodes.iter().any(|node| match &node.kind {
             NodeKind::Source(node) => source && node.table == name,
             NodeKind::Sink(node) => !source && node.table == name,
-            NodeKind::Calc(_) | NodeKind::Exchange(_) | NodeKind::WindowAggregate(_) | NodeKind::Union => false,
+            NodeKind::Calc(_)
+            | NodeKind::Exchange(_)
+            | NodeKind::WindowAggregate(_)
+            | NodeKind::Deduplicate(_)
+            | NodeKind::Union => false,
         })
     };
     let checked = planned.tables.iter().map(|t| registry::validate(t, used(&t.name, true), used(&t.name, false)));

@@ -1,8 +1,10 @@
 //! `millstream state`: what lies in a stopped job's state directory, or in a snapshot.
 //!
 //! Owns the output. A snapshot is first downloaded into a temporary directory, with every check of a restore; a state directory is opened as a
-//! start of the job opens it, which brings it to the end of the local log. Keys and values are shown as they are stored; only what
-//! Millstream itself keeps (source positions, sink tickets) is named.
+//! start of the job opens it, which brings it to the end of the local log. Keyed state is shown by its columns (see `keyed`); other keys and
+//! values are shown as they are stored, and what Millstream itself keeps (source positions, sink tickets) is named.
+
+mod keyed;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -23,6 +25,7 @@ use crate::snapshot::restore;
 use crate::snapshot::store::ObjectStore;
 use crate::state::directory::StateDirectory;
 use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
+use keyed::Operators;
 
 /// Does what was asked.
 pub(super) fn run(command: &StateCommand) -> Result<(), Failure> {
@@ -171,26 +174,44 @@ fn list_shards(opened: &Opened) -> Result<(), Failure> {
 }
 
 fn count(opened: &Opened) -> Result<(), Failure> {
-    let mut counts: std::collections::BTreeMap<u32, (u64, u64, u64)> = std::collections::BTreeMap::new();
+    let operators = operators(opened)?;
+    let mut counts: std::collections::BTreeMap<(u32, String), (u64, u64, u64)> = std::collections::BTreeMap::new();
     for store in &opened.stores {
         scan(store, &mut |key, value| {
             let Some((_, operator)) = prefix(key) else { return };
-            let count = counts.entry(operator.0).or_default();
+            let what = match operators.kind(operator, key) {
+                Some((name, kind)) => format!("{name}: {}", keyed::what(kind)),
+                None => what(operator).to_owned(),
+            };
+            let count = counts.entry((operator.0, what)).or_default();
             *count = (count.0 + 1, count.1 + key.len() as u64, count.2 + value.len() as u64);
         })?;
     }
     let mut table = plain(&["operator", "what", "entries", "bytes of keys", "bytes of values"]);
-    for (operator, (entries, keys, values)) in counts {
-        let what = what(OperatorUid(operator));
+    for ((operator, what), (entries, keys, values)) in counts {
         let numbers = [entries, keys, values].map(progress::number);
-        table.add_row([vec![operator.to_string(), what.to_owned()], numbers.to_vec()].concat());
+        table.add_row([vec![operator.to_string(), what], numbers.to_vec()].concat());
     }
     print(&format!("{table}\n"));
     Ok(())
 }
 
-/// One line of JSON for each entry; keys and values in hexadecimal.
+/// What the notes of all shards say of operators with keyed state.
+fn operators(opened: &Opened) -> Result<Operators, Failure> {
+    let mut operators = Operators::default();
+    for store in &opened.stores {
+        scan(store, &mut |key, value| {
+            if let Some((_, operator)) = prefix(key) {
+                operators.learn(operator, &key[STATE_KEY_PREFIX..], value);
+            }
+        })?;
+    }
+    Ok(operators)
+}
+
+/// One line of JSON for each entry: keyed state by its columns, else key and value in hexadecimal.
 fn export(opened: &Opened, shard: Option<u16>, operator: Option<u32>) -> Result<(), Failure> {
+    let operators = operators(opened)?;
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for store in opened.stores.iter().filter(|store| shard.is_none_or(|shard| store.shard() == ShardId(shard))) {
         let mut closed = false;
@@ -199,7 +220,10 @@ fn export(opened: &Opened, shard: Option<u16>, operator: Option<u32>) -> Result<
             if closed || operator.is_some_and(|operator| operator != of.0) {
                 return;
             }
-            let line = line(store.shard(), group, of, &key[STATE_KEY_PREFIX..], value);
+            let line = match operators.entry(of, key, value) {
+                Some(fields) => keyed_line(store.shard(), group, of, fields),
+                None => line(store.shard(), group, of, &key[STATE_KEY_PREFIX..], value),
+            };
             // A closed pipe (`| head`) is the reader's wish, not a failure.
             closed = writeln!(out, "{line}").is_err();
         })?;
@@ -217,6 +241,14 @@ fn line(shard: ShardId, group: u16, operator: OperatorUid, key: &[u8], value: &[
         "shard": shard.0, "keyGroup": group, "operator": operator.0, "what": what(operator),
         "key": hex(key), "value": hex(value),
     })
+}
+
+fn keyed_line(shard: ShardId, group: u16, operator: OperatorUid, fields: serde_json::Map<String, Value>) -> Value {
+    let mut line = serde_json::Map::new();
+    let head = [("shard", json!(shard.0)), ("keyGroup", json!(group)), ("operator", json!(operator.0))];
+    line.extend(head.map(|(name, value)| (name.to_owned(), value)));
+    line.extend(fields);
+    Value::Object(line)
 }
 
 fn what(operator: OperatorUid) -> &'static str {

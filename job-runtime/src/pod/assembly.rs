@@ -187,7 +187,11 @@ fn nodes_of(nodes: &[Node]) -> impl Iterator<Item = (&Node, &str)> {
     nodes.iter().filter_map(|node| match &node.kind {
         NodeKind::Source(source) => Some((node, source.table.as_str())),
         NodeKind::Sink(sink) => Some((node, sink.table.as_str())),
-        NodeKind::Calc(_) | NodeKind::Exchange(_) | NodeKind::WindowAggregate(_) | NodeKind::Union => None,
+        NodeKind::Calc(_)
+        | NodeKind::Exchange(_)
+        | NodeKind::WindowAggregate(_)
+        | NodeKind::Deduplicate(_)
+        | NodeKind::Union => None,
     })
 }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
+use dataflow::graph::OperatorUid;
 use dataflow::key::ShardId;
 use dataflow::state::{Change, ChangeBatch, LogOffset, STATE_KEY_PREFIX, ShardStore, StateError};
 use rocksdb::checkpoint::Checkpoint;
@@ -22,6 +23,7 @@ use rocksdb::{
     Options, PrefixRange, ReadOptions, SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
+use super::expiry::Expiry;
 use super::memory::StateMemory;
 
 const APPLIED_KEY: &[u8] = b"\xff\xff\0\0\0\0applied";
@@ -94,7 +96,9 @@ impl RocksDatabases {
     pub fn open_at(&self, shard: ShardId, path: &Path) -> Result<RocksShardStore, StateError> {
         let context = || format!("cannot open {}", path.display());
         std::fs::create_dir_all(path).map_err(|e| StateError { shard, message: format!("{}: {e}", context()) })?;
-        let options = self.options();
+        let expiry = Expiry::default();
+        let mut options = self.options();
+        options.set_compaction_filter_factory(expiry.clone());
         let family = ColumnFamilyDescriptor::new(DEFAULT_FAMILY, options.clone());
         let db = DB::open_cf_descriptors(&options, path, [family]).map_err(|e| failed(shard, &context(), &e))?;
         let applied = match db.get(APPLIED_KEY).map_err(|e| failed(shard, &context(), &e))? {
@@ -105,7 +109,7 @@ impl RocksDatabases {
         let db = ShardDb { shard, db, applied: AtomicI64::new(applied), flushed: AtomicI64::new(applied) };
         let mut write = WriteOptions::default();
         write.disable_wal(true);
-        Ok(RocksShardStore { db: Arc::new(db), write })
+        Ok(RocksShardStore { db: Arc::new(db), write, expiry })
     }
 
     /// The last commit in a database at `path` that nobody has open; the outer `None` if there is no database.
@@ -181,6 +185,7 @@ struct ShardDb {
 pub struct RocksShardStore {
     db: Arc<ShardDb>,
     write: WriteOptions,
+    expiry: Expiry,
 }
 
 /// What the commit log needs to know of a shard's database while a worker owns the store.
@@ -331,6 +336,10 @@ impl ShardStore for RocksShardStore {
     fn applied(&self) -> Option<LogOffset> {
         offset(self.db.applied.load(Ordering::Acquire))
     }
+
+    fn expire(&self, operator: OperatorUid, through_ms: i64) {
+        self.expiry.set(operator, through_ms);
+    }
 }
 
 /// Changes by key, later ones of a key behind earlier ones: a memtable takes neighbours several times as fast as keys in no order. With deletes of
@@ -424,6 +433,38 @@ mod tests {
         delete.delete_prefix(&key(7, 20, b"b"));
         store.apply(&delete, LogOffset(7)).unwrap();
         assert_eq!(scan(&store, &7u16.to_be_bytes()), [(key(7, 20, b"c"), "5".to_owned()), (c, "3".to_owned())]);
+    }
+
+    #[test]
+    fn what_has_expired_goes_when_it_is_compacted_and_nothing_else_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let databases = RocksDatabases::new(dir.path(), RocksConfig::default()).unwrap();
+        let mut store = databases.open(ShardId(0)).unwrap();
+        let value = |expires: i64| [&[1, 1][..], &expires.to_le_bytes(), b"v"].concat();
+        let mut batch = ChangeBatch::new();
+        // A value of keyed state begins with its kind; the same of an operator that said nothing, and one that never expires.
+        for (uid, user, value) in [
+            (20, b"\x10a", value(5)),
+            (20, b"\x10b", value(6)),
+            (20, b"\x10c", b"\x01\0v".to_vec()),
+            (20, b"\x40d", value(5)),
+            (20, b"\x80e", value(5)),
+            (21, b"\x10a", value(5)),
+        ] {
+            batch.put(&key(1, uid, user), &value);
+        }
+        store.apply(&batch, LogOffset(1)).unwrap();
+        store.flush_handle().flush().unwrap();
+        let compact = || store.db.db.compact_range::<&[u8], &[u8]>(None, None);
+        compact();
+        assert_eq!(scan(&store, b"").len(), 6, "nobody has said what time it is");
+        store.expire(OperatorUid(20), 5);
+        store.expire(OperatorUid(20), 4);
+        compact();
+        let left: Vec<Vec<u8>> = scan(&store, b"").into_iter().map(|(key, _)| key).collect();
+        let want = [(20, b"\x10b"), (20, b"\x10c"), (20, b"\x40d"), (20, b"\x80e"), (21, b"\x10a")];
+        assert_eq!(left, want.map(|(uid, user)| key(1, uid, user)));
+        assert_eq!(store.applied(), Some(LogOffset(1)));
     }
 
     #[test]

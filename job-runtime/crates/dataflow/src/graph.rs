@@ -71,6 +71,8 @@ pub enum NodeKind {
     Exchange(ExchangeNode),
     /// Aggregates per key and window; emits when the watermark passes the window's end.
     WindowAggregate(WindowAggregateNode),
+    /// Lets the first row of each key pass.
+    Deduplicate(DeduplicateNode),
     /// All rows of all inputs.
     Union,
     /// Writes to a table.
@@ -81,7 +83,7 @@ impl NodeKind {
     /// True if it keeps state by key, under its uid.
     pub fn has_state(&self) -> bool {
         match self {
-            Self::WindowAggregate(_) => true,
+            Self::WindowAggregate(_) | Self::Deduplicate(_) => true,
             Self::Source(_) | Self::Calc(_) | Self::Exchange(_) | Self::Union | Self::Sink(_) => false,
         }
     }
@@ -165,6 +167,29 @@ pub struct WindowAggregateNode {
     pub keys: Vec<usize>,
     /// The aggregates.
     pub aggregates: Vec<AggregateCall>,
+}
+
+/// The first row of each key; the output has the input's columns.
+#[derive(Clone, Debug)]
+pub struct DeduplicateNode {
+    /// Indexes of the key columns; at least one.
+    pub keys: Vec<usize>,
+    /// Which row is the first.
+    pub first: FirstBy,
+    /// For how long a key is remembered, in event time, once its row has gone on; `None` for ever.
+    pub ttl: Option<Duration>,
+}
+
+/// Which of a key's rows is the first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstBy {
+    /// The one that comes first; it goes on at once.
+    Arrival,
+    /// The one with the least event time; it goes on when the watermark has reached that.
+    EventTime {
+        /// Index of the rowtime column (Timestamp in milliseconds).
+        rowtime: usize,
+    },
 }
 
 /// The windows that the engine knows.

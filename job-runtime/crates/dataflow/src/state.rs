@@ -10,14 +10,18 @@
 //!
 //! Version 2 has one tag more, 3: delete every key that starts with `key`. A batch without it is written as version 1.
 
+pub(crate) mod age;
+pub mod keyed;
 mod reshard;
 mod stores;
+
+use std::collections::BTreeMap;
 
 pub use reshard::reshard;
 pub use stores::Stores;
 
 use crate::graph::OperatorUid;
-use crate::key::{KeyGroup, ShardId};
+use crate::key::{KeyGroup, ShardId, Shards};
 
 /// Length of the fixed part of a state key in bytes.
 pub const STATE_KEY_PREFIX: usize = 6;
@@ -33,6 +37,29 @@ pub fn state_key_prefix(group: KeyGroup, uid: OperatorUid, out: &mut Vec<u8>) {
 pub struct ChangeBatch {
     bytes: Vec<u8>,
     entries: u32,
+}
+
+/// Changes of one interval by shard.
+#[derive(Debug, Default)]
+pub struct Changes {
+    by_shard: BTreeMap<ShardId, ChangeBatch>,
+}
+
+impl Changes {
+    /// The batch of the shard that holds a key group.
+    pub fn of(&mut self, shards: Shards, group: KeyGroup) -> &mut ChangeBatch {
+        self.by_shard.entry(shards.shard_of(group)).or_default()
+    }
+
+    /// True if there are changes of a shard.
+    pub fn has(&self, shard: ShardId) -> bool {
+        self.by_shard.contains_key(&shard)
+    }
+
+    /// One batch per shard that changed.
+    pub fn into_shards(self) -> Vec<(ShardId, ChangeBatch)> {
+        self.by_shard.into_iter().collect()
+    }
 }
 
 /// One change.
@@ -229,6 +256,11 @@ pub trait ShardStore: Send {
     fn apply(&mut self, changes: &ChangeBatch, offset: LogOffset) -> Result<(), StateError>;
     /// The place of the last applied commit; `None` if none was.
     fn applied(&self) -> Option<LogOffset>;
+    /// From now on the store may forget entries of an operator's keyed state that expired at `through_ms` or before (see
+    /// [`keyed::is_expired`]), whenever it likes and without a record in the log: nobody will see them again. It need not.
+    fn expire(&self, operator: OperatorUid, through_ms: i64) {
+        let _ = (operator, through_ms);
+    }
 }
 
 /// A store failed.

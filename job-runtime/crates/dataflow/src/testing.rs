@@ -13,10 +13,11 @@ use arrow::array::{ArrayRef, RecordBatch};
 pub use harness::{Harness, Outcome, Random, SourceData};
 pub use log::{MemoryReader, ShuffleLog};
 
-use crate::graph::{Expression, ExpressionError};
+use crate::graph::{Expression, ExpressionError, OperatorUid};
 use crate::key::ShardId;
 use crate::sink::{EncodedRows, SinkEncoder, SinkError, SinkPayload};
 use crate::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
+use crate::state::keyed::is_expired;
 use crate::state::{Change, ChangeBatch, LogOffset, ShardStore, StateError};
 
 /// What a [`MemoryStore`] holds; outlives the store, as a disk outlives a process.
@@ -32,6 +33,14 @@ struct DiskContent {
 impl Disk {
     fn content(&self) -> MutexGuard<'_, DiskContent> {
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Another disk with the same on it.
+    #[must_use]
+    pub fn duplicate(&self) -> Self {
+        let content = self.content();
+        let content = DiskContent { entries: content.entries.clone(), applied: content.applied };
+        Self(Arc::new(Mutex::new(content)))
     }
 
     /// All entries.
@@ -86,6 +95,13 @@ impl ShardStore for MemoryStore {
 
     fn applied(&self) -> Option<LogOffset> {
         self.disk.content().applied
+    }
+
+    /// At once, as no database does: what depends on it is found out.
+    fn expire(&self, operator: OperatorUid, through_ms: i64) {
+        let of = operator.0.to_be_bytes();
+        let gone = |key: &[u8], value: &[u8]| key.get(2..6) == Some(&of[..]) && is_expired(key, value, through_ms);
+        self.disk.content().entries.retain(|key, value| !gone(key, value));
     }
 }
 

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use arrow::datatypes::Schema;
-use dataflow::graph::{Calc, JobGraph, Node, NodeKind, SourceNode, WindowAggregateNode, WindowKind};
+use dataflow::graph::{
+    Calc, DeduplicateNode, FirstBy, JobGraph, Node, NodeKind, SourceNode, WindowAggregateNode, WindowKind,
+};
 
 use crate::catalog::TableDef;
 use crate::logical::{PlanId, PlanNode, PlanOp};
@@ -42,6 +44,10 @@ fn logical(job: &PlannedJob, id: PlanId, depth: usize, out: &mut String) {
             format!("select {}{filter}", assignments(node, below, columns))
         }
         PlanOp::Union => "union all".to_owned(),
+        PlanOp::Deduplicate { keys, rowtime: Some(rowtime) } => {
+            format!("first row per {} by {rowtime}", keys.join(", "))
+        }
+        PlanOp::Deduplicate { rowtime: None, .. } => "each row once".to_owned(),
         PlanOp::WindowAggregate { window, rowtime, keys, .. } => {
             let values = node.schema.fields().iter().skip(keys.len() + 2).map(|f| f.name().clone());
             let by = if keys.is_empty() { String::new() } else { format!(" by {}", keys.join(", ")) };
@@ -125,6 +131,7 @@ fn operator(job: &PlannedJob, node: &Node, out: &mut String) {
             entry(out, "columns", &columns(&node.schema));
         }
         NodeKind::WindowAggregate(window) => window_lines(job, node, window, out),
+        NodeKind::Deduplicate(deduplicate) => deduplicate_lines(node, deduplicate, out),
         NodeKind::Union => entry(out, "watermark", "the least of its inputs"),
         NodeKind::Sink(_) => entry(out, "columns", &columns(&node.schema)),
     }
@@ -143,6 +150,8 @@ fn title(node: &Node) -> String {
         NodeKind::Calc(_) => "calc".to_owned(),
         NodeKind::Exchange(_) => "exchange".to_owned(),
         NodeKind::WindowAggregate(_) => "window aggregate".to_owned(),
+        NodeKind::Deduplicate(DeduplicateNode { first: FirstBy::EventTime { .. }, .. }) => "deduplicate".to_owned(),
+        NodeKind::Deduplicate(DeduplicateNode { first: FirstBy::Arrival, .. }) => "distinct".to_owned(),
         NodeKind::Union => "union".to_owned(),
         NodeKind::Sink(sink) => format!("sink {}", sink.table),
     }
@@ -214,6 +223,33 @@ fn window_lines(job: &PlannedJob, node: &Node, window: &WindowAggregateNode, out
     }
     entry(out, "dropped", "when the watermark passes the window's end and its row is sent on");
     entry(out, "late rows", "of closed windows are dropped and counted");
+    entry(out, "columns", &columns(&node.schema));
+}
+
+fn deduplicate_lines(node: &Node, deduplicate: &DeduplicateNode, out: &mut String) {
+    let name = |i: &usize| node.schema.field(*i).name().as_str();
+    let keys = deduplicate.keys.iter().map(name).collect::<Vec<_>>().join(", ");
+    match deduplicate.first {
+        FirstBy::Arrival => {
+            entry(out, "keeps", &format!("the first row of each {keys}, as soon as it comes"));
+            entry(out, "state", &format!("one entry per {keys}: that it was there"));
+        }
+        FirstBy::EventTime { rowtime } => {
+            let time = name(&rowtime);
+            entry(
+                out,
+                "keeps",
+                &format!("the row of each {keys} with the least {time}, when the watermark has reached it"),
+            );
+            entry(out, "state", &format!("one entry per {keys}: the row until then, with a timer; that it was there"));
+            entry(out, "late rows", "are dropped and counted");
+        }
+    }
+    let dropped = match deduplicate.ttl {
+        Some(ttl) => format!("{} of event time after the row has gone on", show::duration(ttl.as_millis() as i64)),
+        None => "never; SET 'table.exec.state.ttl' gives it an end".to_owned(),
+    };
+    entry(out, "dropped", &dropped);
     entry(out, "columns", &columns(&node.schema));
 }
 

@@ -17,6 +17,7 @@ pub mod job;
 mod logical;
 mod lower;
 mod query;
+mod settings;
 mod show;
 mod sql;
 mod uid;
@@ -124,15 +125,19 @@ pub fn plan(job: &JobFile) -> Result<PlannedJob, Diagnostics> {
                 .help("add `INSERT INTO <table> SELECT ...`"),
         );
     }
+    if let Some(ttl) = &planner.state_ttl {
+        problems.extend(ttl.refuse_without_watermark(&planner));
+    }
     if !problems.is_empty() {
         return Err(job.diagnostics(problems));
     }
-    let graph = lower::lower(&planner.plan, &planner.tables)
+    let ttl = planner.state_ttl.as_ref().and_then(settings::StateTtl::duration);
+    let graph = lower::lower(&planner.plan, &planner.tables, ttl)
         .map_err(|error| job.diagnostics(vec![Diagnostic::of_file(format!("the plan cannot be run: {}", error.0))]))?;
     let used = |table: &Table| {
         planner.plan.nodes.iter().any(|node| match &node.op {
             PlanOp::Scan { table: name } | PlanOp::Sink { table: name } => *name == table.name,
-            PlanOp::Calc { .. } | PlanOp::WindowAggregate { .. } | PlanOp::Union => false,
+            PlanOp::Calc { .. } | PlanOp::WindowAggregate { .. } | PlanOp::Deduplicate { .. } | PlanOp::Union => false,
         })
     };
     let tables = planner.tables.iter().map(|def| def.table.clone()).filter(used).collect();
@@ -176,5 +181,6 @@ fn plan_statement(planner: &mut QueryPlanner<'_>, statement: &Statement, problem
             Ok(())
         }
         Statement::Insert(insert) => planner.insert(insert),
+        Statement::Set(setting) => planner.set(setting),
     }
 }

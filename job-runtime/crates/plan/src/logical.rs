@@ -41,6 +41,8 @@ pub(crate) enum PlanOp {
     Calc { filter: Option<Expr>, columns: Vec<Expr> },
     /// Aggregates per key and window.
     WindowAggregate { window: WindowKind, rowtime: String, keys: Vec<String>, aggregates: Vec<Aggregate> },
+    /// The first row per key: by arrival, or by a time column.
+    Deduplicate { keys: Vec<String>, rowtime: Option<String> },
     /// The rows of all inputs.
     Union,
     /// Writes to a table.
@@ -76,11 +78,16 @@ impl StreamPlan {
         &self.nodes[id.0]
     }
 
-    /// For every node: is there a window aggregation behind it, so that its watermark matters?
-    pub(crate) fn needs_watermark(&self) -> Vec<bool> {
+    /// For every node: does its watermark matter to something behind it? State that `ages` does with the watermark.
+    pub(crate) fn needs_watermark(&self, ages: bool) -> Vec<bool> {
         let mut needs = vec![false; self.nodes.len()];
         for (i, node) in self.nodes.iter().enumerate().rev() {
-            let here = needs[i] || matches!(node.op, PlanOp::WindowAggregate { .. });
+            let waits = match &node.op {
+                PlanOp::WindowAggregate { .. } => true,
+                PlanOp::Deduplicate { rowtime, .. } => rowtime.is_some() || ages,
+                PlanOp::Scan { .. } | PlanOp::Calc { .. } | PlanOp::Union | PlanOp::Sink { .. } => false,
+            };
+            let here = needs[i] || waits;
             for input in &node.inputs {
                 needs[input.0] |= here;
             }

@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
-use arrow::datatypes::{DataType, Schema, SchemaRef};
+use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use dataflow::graph::{
-    AggregateCall, Calc, ExchangeNode, ExprRef, JobGraph, Node, NodeId, NodeKind, OperatorUid, SinkNode, SourceNode,
-    WatermarkSpec, WindowAggregateNode, WindowKind,
+    AggregateCall, Calc, DeduplicateNode, ExchangeNode, ExprRef, FirstBy, JobGraph, Node, NodeId, NodeKind,
+    OperatorUid, SinkNode, SourceNode, WatermarkSpec, WindowAggregateNode, WindowKind,
 };
 use datafusion_expr::Expr;
 
@@ -23,12 +24,13 @@ pub(crate) struct LowerError(pub(crate) String);
 
 type Lowered<T> = Result<T, LowerError>;
 
-/// Makes the graph.
-pub(crate) fn lower(plan: &StreamPlan, tables: &[TableDef]) -> Lowered<JobGraph> {
+/// Makes the graph. `ttl` is how long state lives that has no end of its own.
+pub(crate) fn lower(plan: &StreamPlan, tables: &[TableDef], ttl: Option<Duration>) -> Lowered<JobGraph> {
     let mut lowering = Lowering {
         plan,
         tables,
-        needs_watermark: plan.needs_watermark(),
+        needs_watermark: plan.needs_watermark(ttl.is_some()),
+        ttl,
         needed: needed_columns(plan),
         graph: JobGraph::default(),
         nodes: HashMap::new(),
@@ -68,7 +70,11 @@ fn needed_columns(plan: &StreamPlan) -> Vec<BTreeSet<String>> {
                 }
                 false
             }
-            PlanOp::Scan { .. } | PlanOp::WindowAggregate { .. } | PlanOp::Union | PlanOp::Sink { .. } => true,
+            PlanOp::Scan { .. }
+            | PlanOp::WindowAggregate { .. }
+            | PlanOp::Deduplicate { .. }
+            | PlanOp::Union
+            | PlanOp::Sink { .. } => true,
         };
         for input in &node.inputs {
             if all {
@@ -85,6 +91,7 @@ struct Lowering<'a> {
     plan: &'a StreamPlan,
     tables: &'a [TableDef],
     needs_watermark: Vec<bool>,
+    ttl: Option<Duration>,
     needed: Vec<BTreeSet<String>>,
     graph: JobGraph,
     nodes: HashMap<PlanId, NodeId>,
@@ -136,6 +143,7 @@ impl Lowering<'_> {
             PlanOp::WindowAggregate { window, rowtime, keys, aggregates } => {
                 self.window_aggregate(node, *window, rowtime, keys, aggregates)?
             }
+            PlanOp::Deduplicate { keys, rowtime } => self.deduplicate(node, keys, rowtime.as_deref())?,
             PlanOp::Sink { table } => {
                 let input = self.input(node, 0);
                 let kind = NodeKind::Sink(SinkNode { table: table.clone() });
@@ -261,6 +269,33 @@ impl Lowering<'_> {
             aggregates: calls,
         });
         self.add(&meaning, format!("window_aggregate({by})"), vec![exchange], Arc::clone(&node.schema), kind)
+    }
+
+    fn deduplicate(&mut self, node: &PlanNode, keys: &[String], rowtime: Option<&str>) -> Lowered<NodeId> {
+        let input = self.input(node, 0);
+        let below = self.schema(input);
+        let index = |name: &str| below.index_of(name).map_err(|error| LowerError(error.to_string()));
+        let key_columns = keys.iter().map(|k| index(k)).collect::<Lowered<Vec<_>>>()?;
+        let first = match rowtime {
+            Some(rowtime) => FirstBy::EventTime { rowtime: index(rowtime)? },
+            None => FirstBy::Arrival,
+        };
+        // What is stored is rows of these columns: with others it is another operator.
+        let sources = source_tables(self.plan, node).into_iter().collect::<Vec<_>>().join(",");
+        let column = |f: &FieldRef| format!("{} {}", f.name(), crate::sql::types::name(f.data_type()));
+        let columns = below.fields().iter().map(column).collect::<Vec<_>>().join(",");
+        let by = keys.join(", ");
+        let meaning = format!("first|{sources}|{}|{}|{columns}", keys.join(","), rowtime.unwrap_or_default());
+        let exchange = self.add(
+            &format!("exchange|{meaning}"),
+            format!("exchange({by})"),
+            vec![input],
+            Arc::clone(&below),
+            NodeKind::Exchange(ExchangeNode { keys: key_columns.clone() }),
+        )?;
+        let name = if rowtime.is_some() { format!("deduplicate({by})") } else { format!("distinct({by})") };
+        let kind = NodeKind::Deduplicate(DeduplicateNode { keys: key_columns, first, ttl: self.ttl });
+        self.add(&meaning, name, vec![exchange], below, kind)
     }
 }
 

@@ -18,10 +18,13 @@ use crate::catalog::TableDef;
 use crate::diagnostic::Diagnostic;
 use crate::expr::{self, Typed, common_type};
 use crate::logical::{PlanId, PlanNode, PlanOp, StreamPlan, schema};
+use crate::settings::StateTtl;
 use crate::sql::place::Places;
 use crate::sql::types;
+use first::RowNumber;
 
 mod aggregate;
+mod first;
 mod from;
 mod insert;
 
@@ -31,6 +34,8 @@ pub(crate) struct Relation {
     pub(crate) input: PlanId,
     pub(crate) filter: Option<Expr>,
     pub(crate) columns: Vec<ScopeColumn>,
+    /// A row number among the columns, of which the first must be asked for.
+    pub(crate) row_number: Option<RowNumber>,
 }
 
 /// Plans the queries of one job.
@@ -41,6 +46,7 @@ pub(crate) struct QueryPlanner<'a> {
     /// Names of views that could not be planned: their use is no second problem.
     pub(crate) broken: Vec<String>,
     pub(crate) plan: StreamPlan,
+    pub(crate) state_ttl: Option<StateTtl>,
     ctes: Vec<(String, Relation)>,
     /// Where a problem is shown whose syntax has no place.
     fallback: Span,
@@ -54,6 +60,7 @@ impl<'a> QueryPlanner<'a> {
             views: Vec::new(),
             broken: Vec::new(),
             plan: StreamPlan::default(),
+            state_ttl: None,
             ctes: Vec::new(),
             fallback: Span::default(),
         }
@@ -158,7 +165,9 @@ impl<'a> QueryPlanner<'a> {
     fn union(&mut self, branches: &[&SetExpr]) -> Bound<Relation> {
         let mut relations = Vec::with_capacity(branches.len());
         for branch in branches {
-            relations.push((self.set_expr(branch)?, *branch));
+            let relation = self.set_expr(branch)?;
+            self.settled(&relation)?;
+            relations.push((relation, *branch));
         }
         let first = &relations[0].0.columns;
         let mut columns: Vec<(String, DataType)> = Vec::new();
@@ -197,7 +206,7 @@ impl<'a> QueryPlanner<'a> {
             .into_iter()
             .map(|(name, t)| ScopeColumn { qualifier: None, value: Typed::column(&name, &t), name })
             .collect();
-        Ok(Relation { input, filter: None, columns })
+        Ok(Relation { input, filter: None, columns, row_number: None })
     }
 
     /// The time attributes that all inputs share.
@@ -241,17 +250,33 @@ impl<'a> QueryPlanner<'a> {
         let mut relation = self.from(select)?;
         if let Some(condition) = &select.selection {
             let bound = Binder::new(self.places, &relation.columns, self.fallback).condition(condition, "WHERE")?;
-            relation.filter = expr::conjunction(relation.filter.into_iter().chain([bound.expr]));
+            relation = match relation.row_number.take() {
+                Some(number) => self.first_rows(select, relation, number, (condition, bound.expr))?,
+                None => {
+                    relation.filter = expr::conjunction(relation.filter.into_iter().chain([bound.expr]));
+                    relation
+                }
+            };
         }
         match &select.group_by {
             GroupByExpr::Expressions(groups, modifiers) if groups.is_empty() && modifiers.is_empty() => {
                 if let Some(having) = &select.having {
                     return Err(self.problem(having, "`HAVING` needs `GROUP BY`").help("write `WHERE`"));
                 }
-                let columns = self.select_list(select, &relation)?;
-                Ok(Relation { columns, ..relation })
+                let (columns, number) = self.select_list(select, &relation)?;
+                let row_number = number.or(relation.row_number);
+                let relation = Relation { columns, row_number, ..relation };
+                match select.distinct {
+                    Some(Distinct::Distinct) => self.distinct(select, relation),
+                    Some(Distinct::On(_) | Distinct::All) | None => Ok(relation),
+                }
             }
             GroupByExpr::Expressions(groups, modifiers) if modifiers.is_empty() => {
+                if let Some(Distinct::Distinct) = select.distinct {
+                    return Err(self
+                        .problem(select, "`SELECT DISTINCT` with `GROUP BY` is not supported")
+                        .help("groups are distinct already: leave `DISTINCT` out, or put a query around this one"));
+                }
                 self.window_aggregate(select, groups, relation)
             }
             other => Err(self
@@ -262,12 +287,12 @@ impl<'a> QueryPlanner<'a> {
 
     fn refuse_select_clauses(&self, select: &Select) -> Bound<()> {
         match &select.distinct {
-            Some(Distinct::Distinct | Distinct::On(_)) => {
+            Some(Distinct::On(_)) => {
                 return Err(self
-                    .problem(select, "`SELECT DISTINCT` is not supported: it would have to keep all rows for ever")
-                    .help("group by the columns within a window: `GROUP BY ..., window_start, window_end`"));
+                    .problem(select, "`SELECT DISTINCT ON` is not Flink SQL")
+                    .help("number the rows of each key with `ROW_NUMBER()` and keep `rn = 1`"));
             }
-            Some(Distinct::All) | None => {}
+            Some(Distinct::Distinct | Distinct::All) | None => {}
         }
         if let Some(qualify) = &select.qualify {
             return Err(self.problem(qualify, "`QUALIFY` is not supported"));
@@ -292,17 +317,26 @@ impl<'a> QueryPlanner<'a> {
     }
 
     /// The output columns of a query without aggregation.
-    fn select_list(&self, select: &Select, relation: &Relation) -> Bound<Vec<ScopeColumn>> {
-        let mut columns = Vec::new();
+    fn select_list(&self, select: &Select, relation: &Relation) -> Bound<(Vec<ScopeColumn>, Option<RowNumber>)> {
+        let (mut columns, mut number) = (Vec::new(), None);
         for item in &select.projection {
             if self.wildcard(item, &relation.columns, &mut columns)? {
+                continue;
+            }
+            if let Some((column, found)) = self.row_number(item, columns.len(), relation)? {
+                if number.replace(found).is_some() {
+                    return Err(self
+                        .problem(item, "two `ROW_NUMBER()` in one query are not supported")
+                        .help("write one"));
+                }
+                columns.push(column);
                 continue;
             }
             let (ast, name) = self.select_item(item, columns.len())?;
             let value = Binder::new(self.places, &relation.columns, self.fallback).bind(ast)?;
             columns.push(ScopeColumn { qualifier: None, name, value });
         }
-        Ok(columns)
+        Ok((columns, number))
     }
 
     /// `*` and `t.*`; false if the item is none.
@@ -384,7 +418,7 @@ impl<'a> QueryPlanner<'a> {
             .collect();
         let node =
             PlanNode { op: PlanOp::Scan { table: name }, inputs: Vec::new(), schema: Arc::clone(&output), times };
-        Relation { input: self.plan.add(node), filter: None, columns }
+        Relation { input: self.plan.add(node), filter: None, columns, row_number: None }
     }
 }
 

@@ -9,6 +9,7 @@ use types::SqlType;
 
 pub(crate) mod create_table;
 pub(crate) mod dialect;
+pub(crate) mod duration;
 pub(crate) mod parser;
 pub(crate) mod place;
 pub(crate) mod types;
@@ -19,6 +20,16 @@ pub(crate) enum Statement {
     CreateTable(Box<CreateTable>),
     CreateView(CreateView),
     Insert(Insert),
+    Set(Setting),
+}
+
+/// `SET 'key' = 'value'`
+#[derive(Clone, Debug)]
+pub(crate) struct Setting {
+    pub(crate) key: String,
+    pub(crate) key_span: Span,
+    pub(crate) value: String,
+    pub(crate) value_span: Span,
 }
 
 /// `CREATE TABLE name (…) WITH (…)`

@@ -2,6 +2,8 @@
 
 #[path = "planning/bad_input.rs"]
 mod bad_input;
+#[path = "planning/first.rs"]
+mod first;
 #[path = "planning/flights.rs"]
 mod flights;
 #[path = "planning/functions.rs"]

@@ -54,6 +54,16 @@ impl KeyDecoder {
         self.columns.len()
     }
 
+    /// Length of the key that `bytes` begin with.
+    ///
+    /// # Errors
+    /// See [`KeyDecodeError`].
+    pub fn length(&self, bytes: &[u8]) -> Result<usize, KeyDecodeError> {
+        let mut rest = bytes;
+        self.columns.iter().try_for_each(|(_, physical)| take_value(*physical, &mut rest).map(drop))?;
+        Ok(bytes.len() - rest.len())
+    }
+
     /// The key columns of `keys`, one row per key.
     ///
     /// # Errors

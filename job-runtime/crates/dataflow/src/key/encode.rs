@@ -80,6 +80,19 @@ impl EncodedKeys {
         }
     }
 
+    /// The encoding of row `row`; `scratch` is where one is put together that is not there yet.
+    #[inline]
+    pub fn bytes_of<'a>(&'a self, row: usize, scratch: &'a mut Vec<u8>) -> &'a [u8] {
+        match self {
+            Self::Fixed { .. } => {
+                scratch.clear();
+                self.write(row, scratch);
+                scratch
+            }
+            Self::Bytes { bytes, ends } => slice(bytes, ends, row),
+        }
+    }
+
     /// The hash of every key.
     pub fn hashes(&self) -> Arc<[u64]> {
         match self {
@@ -141,6 +154,7 @@ fn with_nulls(mut hashes: Arc<[u64]>, nulls: Option<&NullBuffer>) -> Arc<[u64]> 
 #[derive(Clone, Debug)]
 pub struct KeyEncoder {
     columns: Vec<(usize, Physical)>,
+    exact: bool,
 }
 
 impl KeyEncoder {
@@ -154,7 +168,16 @@ impl KeyEncoder {
             let unsupported = || UnsupportedKey { column: field.name().clone(), data_type: field.data_type().clone() };
             Ok((index, Physical::of(field.data_type()).ok_or_else(unsupported)?))
         };
-        Ok(Self { columns: keys.iter().map(column).collect::<Result<_, _>>()? })
+        Ok(Self { columns: keys.iter().map(column).collect::<Result<_, _>>()?, exact: false })
+    }
+
+    /// For rows and not for keys: as [`KeyEncoder::new`], but every float keeps all of its bits, so that what is decoded is what was
+    /// encoded. Encodings are not equal for `0.0` and `-0.0`, nor for all NaN.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn exact(schema: &Schema, columns: &[usize]) -> Result<Self, UnsupportedKey> {
+        Ok(Self { exact: true, ..Self::new(schema, columns)? })
     }
 
     /// Width of the value if keys are [`EncodedKeys::Fixed`].
@@ -170,7 +193,11 @@ impl KeyEncoder {
         match (self.fixed_width(), &self.columns[..]) {
             (Some(width), &[(index, physical), ..]) => {
                 let array = batch.column(index).as_ref();
-                EncodedKeys::Fixed { values: fixed_values(array, physical), nulls: array.logical_nulls(), width }
+                EncodedKeys::Fixed {
+                    values: fixed_values(array, physical, self.exact),
+                    nulls: array.logical_nulls(),
+                    width,
+                }
             }
             _ => self.encode_bytes(batch),
         }
@@ -178,7 +205,7 @@ impl KeyEncoder {
 
     fn encode_bytes(&self, batch: &RecordBatch) -> EncodedKeys {
         let columns: Vec<Column> =
-            self.columns.iter().map(|&(i, p)| Column::new(batch.column(i).as_ref(), p)).collect();
+            self.columns.iter().map(|&(i, p)| Column::new(batch.column(i).as_ref(), p, self.exact)).collect();
         let mut lengths = vec![0usize; batch.num_rows()];
         for column in &columns {
             column.add_lengths(&mut lengths);
@@ -199,13 +226,19 @@ impl KeyEncoder {
 }
 
 /// The values of a fixed-width column of at most eight bytes, as their encodings read as a number.
-fn fixed_values(array: &dyn Array, physical: Physical) -> Vec<u64> {
+fn fixed_values(array: &dyn Array, physical: Physical, exact: bool) -> Vec<u64> {
     match physical {
         Physical::Boolean => array.as_boolean().values().iter().map(u64::from).collect(),
         Physical::Int8 => native_values::<i8>(array).iter().map(|&v| u64::from(v as u8 ^ 0x80)).collect(),
         Physical::Int16 => native_values::<i16>(array).iter().map(|&v| u64::from(v as u16 ^ 0x8000)).collect(),
         Physical::Int32 => native_values::<i32>(array).iter().map(|&v| u64::from(v as u32 ^ (1 << 31))).collect(),
         Physical::Int64 => native_values::<i64>(array).iter().map(|&v| v as u64 ^ (1 << 63)).collect(),
+        Physical::Float32 if exact => {
+            native_values::<f32>(array).iter().map(|v| u64::from(ordered_bits_32(v.to_bits()))).collect()
+        }
+        Physical::Float64 if exact => {
+            native_values::<f64>(array).iter().map(|v| ordered_bits_64(v.to_bits())).collect()
+        }
         Physical::Float32 => native_values::<f32>(array).iter().map(|&v| u64::from(ordered_f32(v))).collect(),
         Physical::Float64 => native_values::<f64>(array).iter().map(|&v| ordered_f64(v)).collect(),
         Physical::Int128 | Physical::Bytes => unreachable!("not a fixed width of at most eight bytes"),
@@ -215,13 +248,19 @@ fn fixed_values(array: &dyn Array, physical: Physical) -> Vec<u64> {
 /// Bits that order as the numbers do, with one zero and one NaN.
 pub(crate) fn ordered_f64(value: f64) -> u64 {
     let canonical = if value.is_nan() { f64::NAN } else { value + 0.0 };
-    let bits = canonical.to_bits();
+    ordered_bits_64(canonical.to_bits())
+}
+
+fn ordered_bits_64(bits: u64) -> u64 {
     if bits >> 63 == 1 { !bits } else { bits | (1 << 63) }
 }
 
 fn ordered_f32(value: f32) -> u32 {
     let canonical = if value.is_nan() { f32::NAN } else { value + 0.0 };
-    let bits = canonical.to_bits();
+    ordered_bits_32(canonical.to_bits())
+}
+
+fn ordered_bits_32(bits: u32) -> u32 {
     if bits >> 31 == 1 { !bits } else { bits | (1 << 31) }
 }
 
@@ -238,11 +277,11 @@ enum ColumnValues {
 }
 
 impl Column {
-    fn new(array: &dyn Array, physical: Physical) -> Self {
+    fn new(array: &dyn Array, physical: Physical, exact: bool) -> Self {
         let values = match (physical, physical.width()) {
             (Physical::Bytes, _) | (_, None) => ColumnValues::Bytes(ByteValues::new(array)),
             (Physical::Int128, _) => ColumnValues::Int128(native_values(array)),
-            (_, Some(width)) => ColumnValues::Fixed { values: fixed_values(array, physical), width },
+            (_, Some(width)) => ColumnValues::Fixed { values: fixed_values(array, physical, exact), width },
         };
         Self { values, nulls: array.logical_nulls().filter(|n| n.null_count() > 0) }
     }

@@ -53,7 +53,7 @@ fn with_schema(calc: &Calc, columns: Vec<ArrayRef>, rows: usize) -> Result<Recor
 }
 
 /// The rows for which `mask` is true: the batch itself if that is all, `None` if it is none.
-fn select(mask: &BooleanArray, batch: &RecordBatch) -> Result<Option<RecordBatch>, ArrowError> {
+pub(crate) fn select(mask: &BooleanArray, batch: &RecordBatch) -> Result<Option<RecordBatch>, ArrowError> {
     let kept = mask.true_count();
     if kept == 0 {
         return Ok(None);

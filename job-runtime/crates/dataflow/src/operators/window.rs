@@ -38,10 +38,11 @@ use arrow::array::{Array, ArrayRef, make_array};
 use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+use super::StateSize;
 use crate::batch::Batch;
 use crate::graph::{Node, OperatorUid, WindowAggregateNode, WindowKind};
 use crate::key::{KeyDecoder, KeyEncoder, KeyGroup, KeyGroupSet, ShardId, Shards, UnsupportedKey, group_of};
-use crate::state::{ChangeBatch, StateError, Stores, state_key_prefix};
+use crate::state::{ChangeBatch, Changes, StateError, Stores, state_key_prefix};
 use crate::watermark::NO_WATERMARK;
 use crate::worker::CommitId;
 use accumulator::Call;
@@ -112,23 +113,6 @@ impl WindowError {
     }
 }
 
-/// How much a window aggregate holds, and what it has done. Counters only rise.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct WindowSize {
-    /// Groups of open windows in memory.
-    pub entries: u64,
-    /// About how many bytes they take.
-    pub bytes: u64,
-    /// Late rows dropped.
-    pub late_dropped: u64,
-    /// Rows whose group was in memory, or new and known to be nowhere else.
-    pub hits: u64,
-    /// Groups that were looked up in a store.
-    pub misses: u64,
-    /// Groups that have left memory.
-    pub evictions: u64,
-}
-
 /// One open window.
 struct Open {
     groups: Groups,
@@ -187,18 +171,6 @@ struct Note {
     windows: Vec<i64>,
 }
 
-/// Changes by shard.
-#[derive(Default)]
-struct Changes {
-    by_shard: BTreeMap<ShardId, ChangeBatch>,
-}
-
-impl Changes {
-    fn of(&mut self, shards: Shards, group: KeyGroup) -> &mut ChangeBatch {
-        self.by_shard.entry(shards.shard_of(group)).or_default()
-    }
-}
-
 impl WindowAggregate {
     /// For a node of the graph that reads rows of `input`. `hashed` says that batches come with the hashes of this node's keys.
     ///
@@ -248,8 +220,8 @@ impl WindowAggregate {
     }
 
     /// How much is held, and what was done.
-    pub fn size(&self) -> WindowSize {
-        WindowSize {
+    pub fn size(&self) -> StateSize {
+        StateSize {
             entries: self.open.values().map(|open| open.groups.len() as u64).sum(),
             bytes: self.bytes as u64,
             late_dropped: self.late_dropped,
@@ -328,7 +300,7 @@ impl WindowAggregate {
             }
         }
         self.write_notes(&mut changes);
-        changes.by_shard.into_iter().collect()
+        changes.into_shards()
     }
 
     /// Writes the note of each shard for which it is not what is stored.

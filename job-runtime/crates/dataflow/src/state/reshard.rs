@@ -4,8 +4,9 @@
 //! kinds of entries belong to a shard and not to a key:
 //! - The engine's own (uids below [`OperatorUid::FIRST_FREE`]): where sources stood, tickets of sinks, places in shuffle topics. They mean
 //!   something in one job only and stay behind; a savepoint has the positions beside the state.
-//! - A window aggregate's note of its shard (eight zero bytes behind the prefix, at the shard's first key group): each new shard that begins
-//!   within the old one has it at its own first key group. What it says of windows without entries there does no harm.
+//! - An operator's note of its shard, at the shard's first key group (behind the prefix a window aggregate's has eight zero bytes, that of keyed
+//!   state one): each new shard that begins within the old one has it at its own first key group. What it says of windows or timers without
+//!   entries there does no harm.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -13,7 +14,8 @@ use std::ops::Range;
 use super::STATE_KEY_PREFIX;
 use crate::graph::OperatorUid;
 
-const NOTE: [u8; 8] = [0; 8];
+/// Of a window aggregate, and of keyed state.
+const NOTES: [&[u8]; 2] = [&[0; 8], &[0]];
 
 /// The key in a shard of the key groups `new` of an entry in a shard of the key groups `old`; `None` if it does not go there.
 pub fn reshard<'a>(key: &'a [u8], old: &Range<u16>, new: &Range<u16>) -> Option<Cow<'a, [u8]>> {
@@ -23,7 +25,7 @@ pub fn reshard<'a>(key: &'a [u8], old: &Range<u16>, new: &Range<u16>) -> Option<
     if uid < OperatorUid::FIRST_FREE {
         return None;
     }
-    if user == NOTE && group == old.start {
+    if NOTES.contains(&user) && group == old.start {
         let begin = old.start.max(new.start);
         return (begin < old.end.min(new.end)).then(|| {
             let mut moved = key.to_vec();
@@ -56,13 +58,15 @@ mod tests {
 
     #[test]
     fn a_note_goes_to_the_beginning_of_every_new_shard() {
-        let note = key(256, 20, &NOTE);
-        let at = |new| reshard(&note, &(256..512), &new).map(Cow::into_owned);
-        assert_eq!(at(256..384), Some(key(256, 20, &NOTE)));
-        assert_eq!(at(384..512), Some(key(384, 20, &NOTE)));
-        assert_eq!(at(0..512), Some(key(256, 20, &NOTE)), "in the middle of a larger one");
-        assert_eq!((at(0..256), at(512..768)), (None, None));
-        let user = key(300, 20, &NOTE);
+        for kind in NOTES {
+            let note = key(256, 20, kind);
+            let at = |new| reshard(&note, &(256..512), &new).map(Cow::into_owned);
+            assert_eq!(at(256..384), Some(key(256, 20, kind)));
+            assert_eq!(at(384..512), Some(key(384, 20, kind)));
+            assert_eq!(at(0..512), Some(key(256, 20, kind)), "in the middle of a larger one");
+            assert_eq!((at(0..256), at(512..768)), (None, None));
+        }
+        let user = key(300, 20, NOTES[0]);
         assert_eq!(reshard(&user, &(256..512), &(256..384)).as_deref(), Some(user.as_slice()), "not a note's place");
     }
 

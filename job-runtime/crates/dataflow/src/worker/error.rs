@@ -6,6 +6,7 @@ use crate::exchange::PeerGone;
 use crate::graph::{ExpressionError, NodeId};
 use crate::key::{KeyDecodeError, ShardId, UnsupportedKey};
 use crate::operators::calc::CalcError;
+use crate::operators::deduplicate::DeduplicateError;
 use crate::operators::window::WindowError;
 use crate::shuffle::{BlockError, MessageError, PlaceError, UnsupportedColumn};
 use crate::sink::SinkError;
@@ -48,6 +49,14 @@ pub enum WorkerError {
         operator: String,
         /// What went wrong.
         source: WindowError,
+    },
+    /// Deduplication cannot go on.
+    #[error("{operator}: {source}")]
+    Deduplicate {
+        /// The stream operator.
+        operator: String,
+        /// What went wrong.
+        source: DeduplicateError,
     },
     /// A key column's type has no key encoding.
     #[error("{operator}: {source}")]
@@ -157,6 +166,10 @@ impl WorkerError {
 
     pub(super) fn window(operator: &str, source: WindowError) -> Self {
         Self::Window { operator: operator.to_owned(), source }
+    }
+
+    pub(super) fn deduplicate(operator: &str, source: DeduplicateError) -> Self {
+        Self::Deduplicate { operator: operator.to_owned(), source }
     }
 
     pub(super) fn key(operator: &str, source: UnsupportedKey) -> Self {

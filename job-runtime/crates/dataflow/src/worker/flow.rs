@@ -8,8 +8,9 @@ use crate::batch::{Batch, Element};
 use crate::exchange::{QueueSender, SplitError, Splitter};
 use crate::graph::{Calc, NodeId};
 use crate::key::{KeyEncoder, ShardId};
-use crate::operators::calc;
+use crate::operators::deduplicate::Deduplicate;
 use crate::operators::window::WindowAggregate;
+use crate::operators::{Stateful, calc};
 use crate::shuffle::{Gate, Outbox};
 use crate::sink::{EncodedRows, SinkChunk, SinkEncoder, SinkPayload};
 use crate::state::{ChangeBatch, Stores};
@@ -75,8 +76,45 @@ pub(super) enum Role {
     /// Several workers or pods: splits into queues, and what is for other pods. Its output side is a root.
     Exchange(Box<Exchange>),
     Window(Box<WindowAggregate>),
+    Deduplicate(Box<Deduplicate>),
     Union,
     Sink(Box<dyn SinkEncoder>),
+}
+
+impl Role {
+    /// The operator, if it has state.
+    fn stateful(&self) -> Option<&dyn Stateful> {
+        match self {
+            Self::Window(window) => Some(window.as_ref()),
+            Self::Deduplicate(deduplicate) => Some(deduplicate.as_ref()),
+            Self::Source | Self::Calc(_) | Self::LocalExchange(_) | Self::Exchange(_) | Self::Union | Self::Sink(_) => {
+                None
+            }
+        }
+    }
+
+    fn stateful_mut(&mut self) -> Option<&mut dyn Stateful> {
+        match self {
+            Self::Window(window) => Some(window.as_mut()),
+            Self::Deduplicate(deduplicate) => Some(deduplicate.as_mut()),
+            Self::Source | Self::Calc(_) | Self::LocalExchange(_) | Self::Exchange(_) | Self::Union | Self::Sink(_) => {
+                None
+            }
+        }
+    }
+
+    fn exchange(&self) -> Option<&Exchange> {
+        match self {
+            Self::Exchange(exchange) => Some(exchange),
+            Self::Source
+            | Self::Calc(_)
+            | Self::LocalExchange(_)
+            | Self::Window(_)
+            | Self::Deduplicate(_)
+            | Self::Union
+            | Self::Sink(_) => None,
+        }
+    }
 }
 
 /// The sending side of an exchange.
@@ -191,6 +229,10 @@ impl Flow {
                 window.update(&batch, &self.stores).map_err(|e| WorkerError::window(&node.name, e))?;
                 None
             }
+            Role::Deduplicate(deduplicate) => {
+                let first = deduplicate.update(&batch, &self.stores);
+                first.map_err(|e| WorkerError::deduplicate(&node.name, e))?.map(Batch::new)
+            }
             // Behind a union the hashes of an exchange say nothing: each input may have come through another one.
             Role::Union => Some(Batch::new(batch.rows)),
             Role::Sink(_) => return self.encode(index, &batch),
@@ -232,11 +274,27 @@ impl Flow {
 
     /// The event time of a node has changed to `time`.
     pub(super) fn advance(&mut self, index: usize, time: EventTime) -> Result<(), WorkerError> {
-        while let Role::Window(window) = &mut self.nodes[index].role {
-            match window.fire_next(time.watermark_ms, &self.stores) {
-                Ok(Some(rows)) => self.emit(index, Element::Batch(Batch::new(rows)))?,
-                Ok(None) => break,
-                Err(error) => return Err(WorkerError::window(&self.nodes[index].name, error)),
+        loop {
+            let node = &mut self.nodes[index];
+            let rows = match &mut node.role {
+                Role::Window(window) => {
+                    let rows = window.fire_next(time.watermark_ms, &self.stores);
+                    rows.map_err(|error| WorkerError::window(&node.name, error))?
+                }
+                Role::Deduplicate(deduplicate) => {
+                    let rows = deduplicate.fire_next(time.watermark_ms, &self.stores);
+                    rows.map_err(|error| WorkerError::deduplicate(&node.name, error))?
+                }
+                Role::Source
+                | Role::Calc(_)
+                | Role::LocalExchange(_)
+                | Role::Exchange(_)
+                | Role::Union
+                | Role::Sink(_) => None,
+            };
+            match rows {
+                Some(rows) => self.emit(index, Element::Batch(Batch::new(rows)))?,
+                None => break,
             }
         }
         self.emit(index, Element::EventTime(time))
@@ -265,6 +323,7 @@ impl Flow {
         let mut payloads = Vec::new();
         match &mut node.role {
             Role::Window(window) => changes.append(&mut window.take_changes(id)),
+            Role::Deduplicate(deduplicate) => changes.append(&mut deduplicate.take_changes(id)),
             Role::Sink(encoder) => encoder.flush(&mut payloads)?,
             Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union => {}
         }
@@ -302,12 +361,8 @@ impl Flow {
     }
 
     fn has_held(&self, node: usize) -> bool {
-        match &self.nodes[node].role {
-            Role::Exchange(exchange) => exchange.senders.iter().any(QueueSender::is_blocked),
-            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_) => {
-                false
-            }
-        }
+        let exchange = self.nodes[node].role.exchange();
+        exchange.is_some_and(|exchange| exchange.senders.iter().any(QueueSender::is_blocked))
     }
 
     /// True if every operator is at the end of its input, nothing is held and no barrier is on its way.
@@ -318,67 +373,46 @@ impl Flow {
 
     /// Changes of event time that other pods must be told of.
     pub(super) fn markers(&self) -> u64 {
-        let changes = |node: &NodeState| match &node.role {
-            Role::Exchange(exchange) => exchange.outbox.as_ref().map_or(0, Outbox::changes),
-            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_) => 0,
-        };
-        self.nodes.iter().map(changes).sum()
+        let exchanges = self.nodes.iter().filter_map(|node| node.role.exchange());
+        exchanges.filter_map(|exchange| exchange.outbox.as_ref()).map(Outbox::changes).sum()
     }
 
-    fn windows(&self) -> impl Iterator<Item = &WindowAggregate> {
-        self.nodes.iter().filter_map(|node| match &node.role {
-            Role::Window(window) => Some(window.as_ref()),
-            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union | Role::Sink(_) => {
-                None
-            }
-        })
-    }
-
-    fn windows_mut(&mut self) -> impl Iterator<Item = &mut WindowAggregate> {
-        self.nodes.iter_mut().filter_map(|node| match &mut node.role {
-            Role::Window(window) => Some(window.as_mut()),
-            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union | Role::Sink(_) => {
-                None
-            }
-        })
+    fn stateful(&self) -> impl Iterator<Item = &dyn Stateful> {
+        self.nodes.iter().filter_map(|node| node.role.stateful())
     }
 
     /// The changes of all commits through `id` are in the stores: makes room if there is more in memory than the budget.
     pub(super) fn applied(&mut self, id: CommitId) {
-        self.windows_mut().for_each(|window| window.applied(id));
+        for node in &mut self.nodes {
+            if let Some(operator) = node.role.stateful_mut() {
+                operator.on_applied(id, &self.stores);
+            }
+        }
         let held = self.state_bytes();
         if held <= self.state_budget {
             return;
         }
         // Making room looks at every entry: so there must be enough of it for a while.
         let too_much = held - self.state_budget / 4 * 3;
-        for window in self.windows_mut() {
-            let share = u128::from(too_much) * u128::from(window.size().bytes) / u128::from(held.max(1));
-            window.evict(share as u64);
+        for operator in self.nodes.iter_mut().filter_map(|node| node.role.stateful_mut()) {
+            let share = u128::from(too_much) * u128::from(operator.size().bytes) / u128::from(held.max(1));
+            operator.evict(share as u64);
         }
     }
 
     /// True if there is so much in memory that cannot leave before a commit is in the stores that nothing more should be read.
     pub(super) fn is_full(&self) -> bool {
         self.state_bytes() > self.state_budget.saturating_add(self.state_budget / 4).saturating_add(LEAST_STATE)
-            && self.windows().any(WindowAggregate::is_behind)
+            && self.stateful().any(Stateful::is_behind)
     }
 
     fn state_bytes(&self) -> u64 {
-        self.windows().map(|window| window.size().bytes).sum()
+        self.stateful().map(|operator| operator.size().bytes).sum()
     }
 
     pub(super) fn progress(&self) -> Vec<NodeProgress> {
         let node = |node: &NodeState| {
-            let state = match &node.role {
-                Role::Window(window) => window.size(),
-                Role::Source
-                | Role::Calc(_)
-                | Role::LocalExchange(_)
-                | Role::Exchange(_)
-                | Role::Union
-                | Role::Sink(_) => Default::default(),
-            };
+            let state = node.role.stateful().map(Stateful::size).unwrap_or_default();
             NodeProgress {
                 node: node.id,
                 rows_in: node.rows_in,

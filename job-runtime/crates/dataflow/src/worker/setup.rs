@@ -8,6 +8,7 @@ use std::sync::Arc;
 use crate::exchange::{ExchangePorts, Splitter};
 use crate::graph::{JobGraph, Node, NodeId, NodeKind, OperatorUid, WindowAggregateNode};
 use crate::key::{KeyEncoder, ShardId};
+use crate::operators::deduplicate::Deduplicate;
 use crate::operators::window::WindowAggregate;
 use crate::operators::window::partial::{self, Preaggregate};
 use crate::shuffle::{OTHER_POD, Outbox, Place, SlotTimes, block};
@@ -80,12 +81,16 @@ fn check(config: &WorkerConfig) -> Result<(), WorkerError> {
         let right = match &node.kind {
             NodeKind::Source(_) => inputs == 0,
             NodeKind::Union => inputs >= 1,
-            NodeKind::Calc(_) | NodeKind::Exchange(_) | NodeKind::WindowAggregate(_) | NodeKind::Sink(_) => inputs == 1,
+            NodeKind::Calc(_)
+            | NodeKind::Exchange(_)
+            | NodeKind::WindowAggregate(_)
+            | NodeKind::Deduplicate(_)
+            | NodeKind::Sink(_) => inputs == 1,
         };
         if !right {
             return fail(format!("{} has {inputs} inputs", node.name));
         }
-        if node.uid.0 < OperatorUid::FIRST_FREE && matches!(node.kind, NodeKind::WindowAggregate(_)) {
+        if node.uid.0 < OperatorUid::FIRST_FREE && node.kind.has_state() {
             return fail(format!("{} has the reserved uid {}", node.name, node.uid));
         }
     }
@@ -104,7 +109,7 @@ fn check_stores(config: &WorkerConfig) -> Result<(), WorkerError> {
             return fail(format!("it was given shard {}, which it does not own", store.shard().0));
         }
     }
-    let stateful = config.graph.nodes.iter().any(|n| matches!(n.kind, NodeKind::WindowAggregate(_)));
+    let stateful = config.graph.nodes.iter().any(|n| n.kind.has_state());
     match owned(config).iter().find(|shard| config.stores.iter().all(|s| s.shard() != **shard)) {
         Some(shard) if stateful => fail(format!("it owns shard {}, but was given no store for it", shard.0)),
         _ => Ok(()),
@@ -137,14 +142,14 @@ fn role(
             }
         }
         (NodeKind::WindowAggregate(spec), Some(input)) => {
-            // The hashes of the exchange are those of the window's keys only if both have the same keys.
-            let hashed = matches!(&input.kind, NodeKind::Exchange(exchange) if exchange.keys == spec.keys);
-            if !hashed && (config.workers > 1 || config.shuffle.is_some()) {
-                let message = format!("{} must read an exchange by its own keys", node.name);
-                return Err(WorkerError::config(config.index, message));
-            }
+            let hashed = hashed(node, input, &spec.keys, config)?;
             let window = WindowAggregate::new(node, spec, &input.schema, config.shards, &owned(config), hashed);
             Role::Window(Box::new(window.map_err(|e| WorkerError::window(&node.name, e))?))
+        }
+        (NodeKind::Deduplicate(spec), Some(input)) => {
+            let hashed = hashed(node, input, &spec.keys, config)?;
+            let deduplicate = Deduplicate::new(node, spec, config.shards, &owned(config), hashed);
+            Role::Deduplicate(Box::new(deduplicate.map_err(|e| WorkerError::deduplicate(&node.name, e))?))
         }
         (NodeKind::Union, _) => Role::Union,
         (NodeKind::Sink(sink), _) => Role::Sink(
@@ -152,6 +157,17 @@ fn role(
                 .ok_or_else(|| WorkerError::missing(config.index, "no encoder was given", node.id, &sink.table))?,
         ),
     })
+}
+
+/// True if batches of `input` come with the hashes of `keys`: those of an exchange are of the same keys only if it has the same. With several
+/// workers or pods they must.
+fn hashed(node: &Node, input: &Node, keys: &[usize], config: &WorkerConfig) -> Result<bool, WorkerError> {
+    let hashed = matches!(&input.kind, NodeKind::Exchange(exchange) if exchange.keys == keys);
+    if !hashed && (config.workers > 1 || config.shuffle.is_some()) {
+        let message = format!("{} must read an exchange by its own keys", node.name);
+        return Err(WorkerError::config(config.index, message));
+    }
+    Ok(hashed)
 }
 
 fn take_encoder(encoders: &mut Vec<(NodeId, Box<dyn SinkEncoder>)>, node: NodeId) -> Option<Box<dyn SinkEncoder>> {
@@ -235,9 +251,15 @@ fn node_state(node: &Node, role: Role, config: &WorkerConfig, shuffle: Option<&S
         (Role::Source, _) => (1, 1),
         (Role::Exchange(_), None) => (config.workers, config.workers),
         (Role::Exchange(_), Some(shuffle)) => (config.workers + shuffle.inbound.len(), config.workers + 1),
-        (Role::Calc(_) | Role::LocalExchange(_) | Role::Window(_) | Role::Union | Role::Sink(_), _) => {
-            (node.inputs.len(), node.inputs.len())
-        }
+        (
+            Role::Calc(_)
+            | Role::LocalExchange(_)
+            | Role::Window(_)
+            | Role::Deduplicate(_)
+            | Role::Union
+            | Role::Sink(_),
+            _,
+        ) => (node.inputs.len(), node.inputs.len()),
     };
     let mut time = MinOfInputs::new(inputs);
     for (place, inbound) in shuffle.iter().flat_map(|shuffle| shuffle.inbound.iter().enumerate()) {
@@ -294,8 +316,15 @@ fn reach(flow: &Flow, root: usize) -> Reach {
 /// longer has) are not the worker's.
 fn restore(flow: &mut Flow) -> Result<(), WorkerError> {
     for node in &mut flow.nodes {
-        if let Role::Window(window) = &mut node.role {
-            window.restore(&flow.stores).map_err(|error| WorkerError::window(&node.name, error))?;
+        match &mut node.role {
+            Role::Window(window) => {
+                window.restore(&flow.stores).map_err(|error| WorkerError::window(&node.name, error))?;
+            }
+            Role::Deduplicate(deduplicate) => {
+                deduplicate.restore(&flow.stores).map_err(|error| WorkerError::deduplicate(&node.name, error))?;
+            }
+            Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union | Role::Sink(_) => {
+            }
         }
     }
     Ok(())

@@ -28,6 +28,11 @@ const REFUSED: &[(&[&str], &str, &str)] = &[
         "use `window_start` and `window_end` of `TABLE(TUMBLE(...))`",
     ),
     (
+        &["ROW_NUMBER"],
+        "needs `OVER`",
+        "write `ROW_NUMBER() OVER (PARTITION BY k ORDER BY ts) AS rn`, and `WHERE rn = 1` in the query around it",
+    ),
+    (
         &["PROCTIME"],
         "is not supported: results would change with the speed of the job",
         "use an event time column with WATERMARK FOR",

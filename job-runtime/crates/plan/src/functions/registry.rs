@@ -176,4 +176,11 @@ pub(super) const OTHERS: &[FunctionDoc] = &[
         "Each row with `window_start`, `window_end` and `window_time` of its window of fixed size.",
         ("TABLE(TUMBLE(TABLE flights, DESCRIPTOR(scheduled), INTERVAL '1' HOUR))", "one window per hour"),
     ),
+    doc(
+        "ROW_NUMBER",
+        "Windows",
+        "ROW_NUMBER() OVER (PARTITION BY keys ORDER BY time)",
+        "Only with `WHERE ... = 1` in the query around it: the first row of each key.",
+        ("ROW_NUMBER() OVER (PARTITION BY flight ORDER BY scheduled)", "1"),
+    ),
 ];

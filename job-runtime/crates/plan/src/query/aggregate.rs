@@ -26,10 +26,10 @@ struct Groups {
 
 /// Columns that are made for an aggregation, each once.
 #[derive(Default)]
-struct Columns(Vec<(String, Typed)>);
+pub(super) struct Columns(Vec<(String, Typed)>);
 
 impl Columns {
-    fn add(&mut self, wanted: &str, value: &Typed) -> String {
+    pub(super) fn add(&mut self, wanted: &str, value: &Typed) -> String {
         if let Some((name, _)) = self.0.iter().find(|(_, known)| known.expr == value.expr) {
             return name.clone();
         }
@@ -42,10 +42,15 @@ impl Columns {
         self.0.push((name.clone(), value.clone()));
         name
     }
+
+    pub(super) fn into_inner(self) -> Vec<(String, Typed)> {
+        self.0
+    }
 }
 
 impl QueryPlanner<'_> {
     pub(super) fn window_aggregate(&mut self, select: &Select, groups: &[Ast], relation: Relation) -> Bound<Relation> {
+        self.settled(&relation)?;
         let mut scope = AggregateScope::default();
         let groups = self.groups(groups, &relation, &mut scope)?;
         let mut binder = Binder::new(self.places, &relation.columns, self.fallback);
@@ -68,7 +73,7 @@ impl QueryPlanner<'_> {
         };
         let scope = binder.aggregation.take().unwrap_or_default();
         let input = self.aggregation_node(relation, &groups, &scope);
-        Ok(Relation { input, filter, columns })
+        Ok(Relation { input, filter, columns, row_number: None })
     }
 
     fn groups(&self, groups: &[Ast], relation: &Relation, scope: &mut AggregateScope) -> Bound<Groups> {
@@ -80,7 +85,7 @@ impl QueryPlanner<'_> {
             let value = Binder::new(self.places, &relation.columns, self.fallback).bind(ast)?;
             let Some((bound, window, rowtime)) = window::as_bound(&value.expr) else {
                 let name = scope.fresh_name(&group_name(ast));
-                self.check_key(ast, &value)?;
+                self.check_key("GROUP BY", ast, &value)?;
                 scope.groups.push((value.expr.clone(), Typed::column(&name, &value.data_type)));
                 keys.push((name, value));
                 continue;
@@ -123,16 +128,16 @@ impl QueryPlanner<'_> {
         Ok(Groups { window, rowtime, keys })
     }
 
-    fn check_key(&self, ast: &Ast, value: &Typed) -> Bound<()> {
+    pub(super) fn check_key(&self, clause: &str, ast: &impl Spanned, value: &Typed) -> Bound<()> {
         match &value.data_type {
             DataType::Float32 | DataType::Float64 => Err(self
                 .problem(
                     ast,
-                    format!("GROUP BY does not take {}: two of them are seldom equal", types::name(&value.data_type)),
+                    format!("{clause} does not take {}: two of them are seldom equal", types::name(&value.data_type)),
                 )
                 .help("write `CAST(... AS DECIMAL(20, 2))` or ROUND it to an integer")),
             DataType::Null | DataType::Duration(_) | DataType::Interval(_) => {
-                Err(self.problem(ast, format!("GROUP BY does not take {}", types::name(&value.data_type))))
+                Err(self.problem(ast, format!("{clause} does not take {}", types::name(&value.data_type))))
             }
             _ => Ok(()),
         }
@@ -192,7 +197,7 @@ fn window_time(end: Typed) -> Typed {
     end.binary(Operator::Minus, one, data_type)
 }
 
-fn group_name(ast: &Ast) -> String {
+pub(super) fn group_name(ast: &Ast) -> String {
     match ast {
         Ast::Identifier(name) => name.value.clone(),
         Ast::CompoundIdentifier(parts) => parts.last().map(|p| p.value.clone()).unwrap_or_default(),

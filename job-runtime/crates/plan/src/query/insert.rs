@@ -24,6 +24,7 @@ impl QueryPlanner<'_> {
             return Err(self.no_table(&insert.table, "table"));
         };
         let relation = self.query(&insert.query)?;
+        self.settled(&relation)?;
         let table = &self.tables[table];
         let values = self.sink_values(insert, table, &relation)?;
         let name = table.table.name.clone();

@@ -9,7 +9,7 @@ use sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 
 use super::dialect::FlinkDialect;
 use super::place::Places;
-use super::{CreateView, Insert, Statement};
+use super::{CreateView, Insert, Setting, Statement};
 use crate::Span;
 use crate::diagnostic::Diagnostic;
 
@@ -52,6 +52,7 @@ impl Reader<'_, '_> {
         match word(&first.token).as_deref() {
             Some("CREATE") => out.push(self.create()?),
             Some("INSERT") => out.push(Statement::Insert(self.insert()?)),
+            Some("SET") => out.push(Statement::Set(self.setting()?)),
             Some("EXECUTE") => return self.execute(out),
             Some("BEGIN") => {
                 self.parser.next_token();
@@ -73,10 +74,7 @@ impl Reader<'_, '_> {
             "SELECT" | "WITH" | "VALUES" => {
                 problem("a query alone has nowhere to write to".to_owned(), "write `INSERT INTO <table> SELECT ...`")
             }
-            "SET" | "RESET" => problem(
-                format!("`{word}` is not supported"),
-                "settings are fields of the StreamJob (e.g. `commitInterval`) and options of tables",
-            ),
+            "RESET" => problem("`RESET` is not supported".to_owned(), "leave out the `SET` that it takes back"),
             "DROP" | "ALTER" | "USE" | "SHOW" | "DESCRIBE" | "DESC" | "EXPLAIN" | "ANALYZE" | "TRUNCATE" | "LOAD"
             | "UNLOAD" | "ADD" | "REMOVE" | "CALL" => problem(
                 format!("`{word}` is not supported in a job"),
@@ -93,6 +91,14 @@ impl Reader<'_, '_> {
                 problem(format!("`{}` does not begin a statement", token.token), &help)
             }
         }
+    }
+
+    fn setting(&mut self) -> Read<Setting> {
+        self.keyword("SET")?;
+        let (key, key_span) = self.string()?;
+        self.expect(&Token::Eq)?;
+        let (value, value_span) = self.string()?;
+        Ok(Setting { key, key_span, value, value_span })
     }
 
     fn execute(&mut self, out: &mut Vec<Statement>) -> Read<()> {

@@ -7,11 +7,10 @@ use std::ops::Range;
 use super::{Open, VERSION, WindowAggregate, WindowError, write_state_key};
 use crate::graph::OperatorUid;
 use crate::key::group_of;
+use crate::operators::{StateSize, Stateful};
 use crate::state::Stores;
+use crate::state::age::{AGES, class, cut};
 use crate::worker::CommitId;
-
-/// Classes of age: the number of binary digits of the number of commits since a group was last written.
-const AGES: usize = 33;
 
 impl Open {
     /// Looks up those groups of `new` that a store may have; returns how many were looked up.
@@ -93,41 +92,24 @@ impl WindowAggregate {
     }
 }
 
-fn class(age: u32) -> usize {
-    (u32::BITS - age.leading_zeros()) as usize
+impl Stateful for WindowAggregate {
+    fn size(&self) -> StateSize {
+        Self::size(self)
+    }
+
+    fn is_behind(&self) -> bool {
+        Self::is_behind(self)
+    }
+
+    fn on_applied(&mut self, commit: CommitId, _: &Stores) {
+        self.applied(commit);
+    }
+
+    fn evict(&mut self, bytes: u64) {
+        Self::evict(self, bytes);
+    }
 }
 
 fn size_of_each(open: &Open) -> u64 {
     (open.groups.bytes() / open.groups.len().max(1)).max(1) as u64
-}
-
-/// The youngest class of age that has to leave so that `bytes` are free, and how many bytes of it. `None` if nothing can leave.
-fn cut(sizes: &[u64; AGES], bytes: u64) -> Option<(usize, u64)> {
-    let mut free = 0;
-    let mut last = None;
-    for (class, &size) in sizes.iter().enumerate().rev().filter(|(_, size)| **size > 0) {
-        if free >= bytes {
-            break;
-        }
-        last = Some((class, size.min(bytes - free)));
-        free += size;
-    }
-    last
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_oldest_leave_first_and_no_more_than_is_needed() {
-        let mut sizes = [0; AGES];
-        (sizes[1], sizes[3], sizes[9]) = (10, 20, 5);
-        assert_eq!(cut(&sizes, 3), Some((9, 3)));
-        assert_eq!(cut(&sizes, 5), Some((9, 5)));
-        assert_eq!(cut(&sizes, 12), Some((3, 7)));
-        assert_eq!(cut(&sizes, 100), Some((1, 10)));
-        assert_eq!(cut(&[0; AGES], 100), None);
-        assert_eq!((class(0), class(1), class(2), class(u32::MAX)), (0, 1, 2, 32));
-    }
 }
