@@ -74,7 +74,7 @@ impl Keeper {
         // What a manifest refers to that stays and cannot be read is not known: then no object is garbage.
         let garbage = match referenced {
             Some(referenced) if unclear.is_empty() && savepoints_clear => {
-                retention::garbage(&listed, &referenced, now, self.grace.as_millis() as u64)
+                retention::garbage(&listed, &referenced, self.grace.as_millis() as u64)
             }
             Some(_) | None => Vec::new(),
         };

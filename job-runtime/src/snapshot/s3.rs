@@ -132,13 +132,16 @@ impl S3Bucket {
         let status = error.raw_response().map(|response| response.status().as_u16());
         let text = match (error.code(), error.message()) {
             (Some(code), Some(message)) => format!("{code}: {message}"),
-            _ => causes(error),
+            // An answer without the words of S3: of something before the server, often.
+            _ => status.map_or_else(|| causes(error), |status| format!("HTTP status {status}: {}", causes(error))),
         };
         let advice = match (error.code(), status) {
             (Some("NoSuchBucket"), _) => "create the bucket, or correct its name",
             (Some("InvalidAccessKeyId" | "SignatureDoesNotMatch"), _) => {
                 "correct AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             }
+            // Requests are signed with the time.
+            (Some("RequestTimeTooSkewed"), _) => "this machine's clock is wrong: set it",
             (_, Some(301 | 307)) => "the bucket is in another region: correct it",
             (_, Some(401 | 403)) => "allow this identity to list, get, put and delete objects below the prefix",
             (_, Some(400 | 404 | 405 | 501)) => "the server does not take this request: is it an S3 server?",

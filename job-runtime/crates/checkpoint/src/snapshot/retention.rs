@@ -69,13 +69,15 @@ pub struct Listed {
     pub modified_ms: u64,
 }
 
-/// The objects that nothing refers to and that no write under way can need: those older than `grace_ms`. Manifests of checkpoints and
-/// savepoints are never garbage: they are what refers.
-pub fn garbage(listed: &[Listed], referenced: &BTreeSet<ObjectId>, now_ms: u64, grace_ms: u64) -> Vec<ObjectId> {
+/// The objects that nothing refers to and that no write under way can need: those written at least `grace_ms` before the newest one, all by
+/// the store's own clock. A pod's clock may be hours ahead, and by it what another pod is writing would look old. Manifests of checkpoints
+/// and savepoints are never garbage: they are what refers.
+pub fn garbage(listed: &[Listed], referenced: &BTreeSet<ObjectId>, grace_ms: u64) -> Vec<ObjectId> {
+    let newest = listed.iter().map(|object| object.modified_ms).max().unwrap_or(0);
     let may_go = |object: &&Listed| match object.id {
         ObjectId::Checkpoint { .. } | ObjectId::Savepoint { .. } | ObjectId::SavepointRoot { .. } => false,
         ObjectId::Shard(..) | ObjectId::File(..) | ObjectId::Log(_) | ObjectId::Temporary(_) => {
-            !referenced.contains(&object.id) && now_ms.saturating_sub(object.modified_ms) > grace_ms
+            !referenced.contains(&object.id) && newest - object.modified_ms >= grace_ms
         }
     };
     listed.iter().filter(may_go).map(|object| object.id.clone()).collect()
@@ -169,9 +171,14 @@ mod tests {
     fn an_object_under_way_is_no_garbage() {
         let listed =
             |count, modified_ms| Listed { id: ObjectId::File(ShardId(0), part(1, count)), length: 1, modified_ms };
-        let all = [listed(1, 100), listed(2, 100), listed(3, 950)];
+        let all = [listed(1, 100), listed(2, 100), listed(3, 901), listed(4, 1000)];
         let referenced = BTreeSet::from([all[1].id.clone()]);
-        assert_eq!(garbage(&all, &referenced, 1000, 100), [all[0].id.clone()]);
+        assert_eq!(garbage(&all, &referenced, 100), [all[0].id.clone()]);
+        assert_eq!(
+            garbage(&all[..2], &referenced, 100),
+            [],
+            "nothing was written for long: who knows how late it is there"
+        );
     }
 
     type Facts = Vec<(u16, u64, u64, Vec<(u16, Option<i64>)>)>;
