@@ -255,6 +255,7 @@ fn what(operator: OperatorUid) -> &'static str {
     match operator {
         OperatorUid::POSITIONS => "source position",
         OperatorUid::TICKETS => "sink ticket",
+        OperatorUid::OPERATORS => "name of an operator",
         _ => "state",
     }
 }

@@ -1,15 +1,17 @@
-//! Source positions and sink tickets as state: changes of one shard, so that they are durable with everything else of a commit.
+//! Source positions, sink tickets and the names of stream operators with state, all as state: changes of one shard, so that they are durable
+//! with everything else of a commit.
 //!
 //! Owns their layout and their place. They belong to no key: each pod keeps its own in its [`Home`], the first key group of the first shard
 //! that it owns. Of a job of one pod that is key group 0 of shard 0.
 //!
 //! # Keys
-//! State key prefix (the home's key group, `OperatorUid::POSITIONS` or `OperatorUid::TICKETS`), then `node uid u32 BE`, then the partition's name in
-//! UTF-8 (positions) or the ticket's key (tickets). The node is named by its stable uid, not its place in the graph: it survives an upgrade.
+//! State key prefix (the home's key group, `OperatorUid::POSITIONS`, `TICKETS` or `OPERATORS`), then `node uid u32 BE`, then the partition's name in
+//! UTF-8 (positions), the ticket's key (tickets) or nothing (operators). The node is named by its stable uid, not its place in the graph: it survives an upgrade.
 //!
 //! # Values, version 1
 //! - position: `1 | kind u8 | rest`; kind 1 (Kafka): `partition i32 LE | next offset i64 LE | topic UTF-8`; kind 2: the connector's own bytes
 //! - ticket: `1 | the sink's own bytes`
+//! - operator: `1 | its name in UTF-8`
 
 use dataflow::graph::OperatorUid;
 use dataflow::key::{KeyGroup, ShardId, Shards};
@@ -113,6 +115,29 @@ pub fn tickets(store: &dyn ShardStore, home: Home, node: OperatorUid) -> Result<
     let entry =
         |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value)?.to_vec() });
     entries(store, home, OperatorUid::TICKETS, node, entry)
+}
+
+/// Adds a stream operator's name to the changes of the home's shard.
+pub fn put_operator(changes: &mut ChangeBatch, home: Home, node: OperatorUid, name: &str) {
+    changes.put(&key(home, OperatorUid::OPERATORS, node, b""), &[&[VERSION], name.as_bytes()].concat());
+}
+
+/// All stream operators that are stored, with their names.
+///
+/// # Errors
+/// When the home's store cannot be read, or an entry is damaged or newer.
+pub fn operators(store: &dyn ShardStore, home: Home) -> Result<Vec<(OperatorUid, String)>, BookkeepingError> {
+    let damaged = || BookkeepingError::Damaged { what: "operator" };
+    let mut prefix = Vec::with_capacity(STATE_KEY_PREFIX);
+    state_key_prefix(home.group, OperatorUid::OPERATORS, &mut prefix);
+    let mut out = Vec::new();
+    store.scan(&prefix, &mut |key, value| {
+        let uid = key[STATE_KEY_PREFIX..].try_into().map(u32::from_be_bytes).map_err(|_| damaged());
+        let name =
+            versioned("operator", value).and_then(|name| String::from_utf8(name.to_vec()).map_err(|_| damaged()));
+        out.push(uid.and_then(|uid| Ok((OperatorUid(uid), name?))));
+    })?;
+    out.into_iter().collect()
 }
 
 fn key(home: Home, kind: OperatorUid, node: OperatorUid, user: &[u8]) -> Vec<u8> {
@@ -221,6 +246,22 @@ mod tests {
         assert_eq!(found, [(name("flights-1"), SourcePosition::Opaque(vec![1, 2])), (name("flights-3"), kafka)]);
         assert_eq!(tickets(&store, home, a).unwrap(), [ticket(b"w0", b"part-1:17")]);
         assert_eq!(tickets(&store, home, b).unwrap(), []);
+    }
+
+    #[test]
+    fn operators_are_found_with_their_names() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::new(Shards::new(4).unwrap(), ShardId(2));
+        let mut store = RocksDatabases::new(dir.path(), RocksConfig::default()).unwrap().open(home.shard).unwrap();
+        let mut changes = ChangeBatch::new();
+        put_operator(&mut changes, home, OperatorUid(77), "window_aggregate(origin)");
+        put_operator(&mut changes, home, OperatorUid(20), "other");
+        put_ticket(&mut changes, home, OperatorUid(20), &Ticket { key: vec![], value: vec![1] });
+        store.apply(&changes, LogOffset(1)).unwrap();
+        let expected =
+            [(OperatorUid(20), "other".to_owned()), (OperatorUid(77), "window_aggregate(origin)".to_owned())];
+        assert_eq!(operators(&store, home).unwrap(), expected);
+        assert_eq!(operators(&store, Home::new(Shards::new(2).unwrap(), ShardId(1))).unwrap(), []);
     }
 
     #[test]

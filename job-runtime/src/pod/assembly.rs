@@ -15,7 +15,7 @@ use dataflow::graph::{Node, NodeId, NodeKind};
 use dataflow::key::ShardId;
 use dataflow::shuffle::{Gate, LAG_BOUND, ShuffleConfig};
 use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
-use dataflow::state::{ShardStore, StateError};
+use dataflow::state::{ChangeBatch, ShardStore, StateError};
 use dataflow::worker::{Wake, WorkerConfig};
 
 use super::PodConfig;
@@ -42,6 +42,7 @@ use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
 mod dead_letters;
 mod kafka;
+mod operators;
 mod savepoints;
 mod seat;
 mod snapshots;
@@ -297,6 +298,8 @@ fn size(sources: &[OpenSource<'_>]) -> Option<SizeHint> {
 /// Who does what: partitions and shards placed on workers, everything opened, no thread started yet.
 struct Cast {
     home: Home,
+    /// Of operators that are new, for the first commit.
+    operators: ChangeBatch,
     log: Box<dyn CommitLog>,
     log_offsets: Vec<NodeId>,
     owner: Arc<[usize]>,
@@ -344,6 +347,7 @@ impl Cast {
         let graph = &config.planned.graph;
         let mut cast = Self {
             home,
+            operators: operators::check(graph, &stores, config.shards)?,
             log,
             log_offsets,
             stores: (0..workers).map(|_| Vec::new()).collect(),
@@ -477,6 +481,7 @@ impl Cast {
             sources: self.sources,
             log_offsets: self.log_offsets,
             home: self.home,
+            operators: self.operators,
             log: self.log,
             shuffle: self.outward,
             hold: savepoints.hold(self.gate, self.read),

@@ -59,6 +59,8 @@ pub(super) struct Parts {
     pub(super) log_offsets: Vec<NodeId>,
     /// Where positions and tickets are kept.
     pub(super) home: Home,
+    /// Names of operators that go into the first commit.
+    pub(super) operators: ChangeBatch,
     /// The log.
     pub(super) log: Box<dyn CommitLog>,
     /// What goes to other pods; `None` for a job of one.
@@ -370,7 +372,7 @@ impl Driver {
         shares: Vec<WorkerCommit>,
     ) -> Result<(CommitRequest, Vec<(ShardId, ChangeBatch)>), PodError> {
         let mut changes: Vec<(ShardId, ChangeBatch)> = Vec::new();
-        let (mut books, home) = (ChangeBatch::new(), self.parts.home);
+        let (mut books, home) = (std::mem::take(&mut self.parts.operators), self.parts.home);
         let mut kafka_offsets = Vec::new();
         for share in shares {
             changes.extend(share.changes);

@@ -70,6 +70,14 @@ pub enum PodError {
         /// Number of shards.
         shards: u16,
     },
+    /// The state is of another plan.
+    #[error(
+        "the job's state has {operator}, which its SQL does not have any more: what that has gathered would be lost; write the query as it was, or start anew with --fresh (a StreamJob: under another name)"
+    )]
+    OtherPlan {
+        /// Name of the stream operator.
+        operator: String,
+    },
     /// A thread of ours panicked: a bug.
     #[error("internal error in {thread}: {message}; this is a bug of Millstream")]
     Panic {
@@ -109,9 +117,11 @@ impl PodError {
             | Self::Bookkeeping(_)
             | Self::Snapshot(_)
             | Self::Log(_)
-            | Self::Recover(_) => TerminationReason::StateFailed,
+            | Self::Recover(_)
+            | Self::OtherPlan { .. } => TerminationReason::StateFailed,
             Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
             Self::Commit(_) | Self::Deadline { .. } => TerminationReason::CommitFailed,
+            Self::Worker(WorkerError::State(_)) => TerminationReason::StateFailed,
             Self::Worker(_) => TerminationReason::RecordFailed,
             Self::PodsNeedKafka { .. } | Self::PodsAndFiles { .. } | Self::MorePodsThanShards { .. } => {
                 TerminationReason::InvalidJob

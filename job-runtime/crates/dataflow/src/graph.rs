@@ -26,6 +26,8 @@ impl OperatorUid {
     pub const TICKETS: OperatorUid = OperatorUid(1);
     /// State of the shuffle: how far a shard has read other pods' rows, and their event time.
     pub const SHUFFLES: OperatorUid = OperatorUid(2);
+    /// Which stream operators with state the job has had.
+    pub const OPERATORS: OperatorUid = OperatorUid(3);
     /// The least uid that a planned operator may have.
     pub const FIRST_FREE: u32 = 16;
 }
