@@ -1,8 +1,9 @@
-//! Crash points: named steps of a commit and of a start at which a test ends the process, or loses the answer to what was just done.
+//! Crash points: named steps of a commit and of a start at which a test ends or stops the process, or loses the answer to what was just done.
 //!
 //! Owns the names and the counting. `MILLSTREAM_CRASH=<step>:<before|after|lost>[:<which time>]` arms one point; `before` and `after` end the
-//! process with SIGKILL, at `lost` the step is done and its caller is told that nobody answered. Only in builds with debug assertions: in an
-//! optimised build nothing here does anything. `tests/kafka_crash.rs` goes through all of them.
+//! process with SIGKILL, at `lost` the step is done and its caller is told that nobody answered. `MILLSTREAM_SLEEP=<step>:<before|after>[:…]` arms
+//! one where the process stops by SIGSTOP, and goes on at SIGCONT as if no time had passed. Only in builds with debug assertions: in an optimised
+//! build nothing here does anything. `tests/kafka_crash.rs` goes through all crashes, `tests/kafka_faults.rs` sleeps.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -99,7 +100,7 @@ impl FromStr for Armed {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("MILLSTREAM_CRASH={text}: write <step>:<before|after|lost>[:<which time>]");
+        let wrong = || format!("crash point {text}: write <step>:<before|after|lost>[:<which time>]");
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
         let step = Step::ALL.into_iter().find(|step| step.name() == name).ok_or_else(wrong)?;
@@ -114,46 +115,76 @@ impl FromStr for Armed {
     }
 }
 
-static ARMED: OnceLock<Option<Armed>> = OnceLock::new();
-static SEEN: AtomicU32 = AtomicU32::new(0);
+/// A point that an environment variable arms, and how often it was passed.
+struct Trap {
+    variable: &'static str,
+    armed: OnceLock<Option<Armed>>,
+    seen: AtomicU32,
+}
 
-/// True the one time that the armed point is reached.
-fn reached(step: Step, place: Place) -> bool {
-    if !cfg!(debug_assertions) {
-        return false;
+static CRASH: Trap = Trap::new("MILLSTREAM_CRASH");
+static SLEEP: Trap = Trap::new("MILLSTREAM_SLEEP");
+
+impl Trap {
+    const fn new(variable: &'static str) -> Self {
+        Self { variable, armed: OnceLock::new(), seen: AtomicU32::new(0) }
     }
-    let armed = ARMED.get_or_init(|| {
-        let text = std::env::var("MILLSTREAM_CRASH").ok()?;
-        let parsed: Result<Armed, String> = text.parse();
-        Some(parsed.unwrap_or_else(|message| panic!("{message}")))
-    });
-    let Some(armed) = armed else { return false };
-    armed.step == step && armed.place == place && SEEN.fetch_add(1, Ordering::Relaxed) + 1 == armed.time
+
+    /// True the one time that the armed point is reached.
+    fn reached(&self, step: Step, place: Place) -> bool {
+        if !cfg!(debug_assertions) {
+            return false;
+        }
+        let armed = self.armed.get_or_init(|| {
+            let text = std::env::var(self.variable).ok()?;
+            let parsed: Result<Armed, String> = text.parse();
+            Some(parsed.unwrap_or_else(|message| panic!("{}: {message}", self.variable)))
+        });
+        let Some(armed) = armed else { return false };
+        armed.step == step && armed.place == place && self.seen.fetch_add(1, Ordering::Relaxed) + 1 == armed.time
+    }
+}
+
+fn signal(name: &str) -> std::io::Result<std::process::ExitStatus> {
+    std::process::Command::new("kill").args(["-s", name, &std::process::id().to_string()]).status()
 }
 
 fn kill(step: Step, place: Place) {
     tracing::warn!(step = step.name(), ?place, "crash point");
     // SIGKILL, which nothing can catch: no destructor runs, no buffer is flushed.
-    let killed = std::process::Command::new("kill").args(["-s", "KILL", &std::process::id().to_string()]).status();
+    let killed = signal("KILL");
     panic!("the process outlived its own kill: {killed:?}");
+}
+
+fn sleep(step: Step, place: Place) {
+    tracing::warn!(step = step.name(), ?place, "stopped at a crash point");
+    // All threads stand still, those of the Kafka client too, until somebody sends SIGCONT.
+    let slept = signal("STOP");
+    tracing::warn!(step = step.name(), ?place, ?slept, "goes on");
+}
+
+/// Passes a point of a step: does nothing unless it is armed.
+fn pass(step: Step, place: Place) {
+    if SLEEP.reached(step, place) {
+        sleep(step, place);
+    }
+    if CRASH.reached(step, place) {
+        kill(step, place);
+    }
 }
 
 /// Does a step, unless the process is to die before or after it.
 pub fn around<T>(step: Step, run: impl FnOnce() -> T) -> T {
-    if reached(step, Place::Before) {
-        kill(step, Place::Before);
-    }
+    pass(step, Place::Before);
     let result = run();
-    if reached(step, Place::After) {
-        kill(step, Place::After);
-    }
+    pass(step, Place::After);
     result
 }
 
 /// As [`around`], for a step that asks somebody: `None` if the answer is lost.
 pub fn asked<T>(step: Step, run: impl FnOnce() -> T) -> Option<T> {
     let answer = around(step, run);
-    (!reached(step, Place::Lost)).then_some(answer)
+    (!CRASH.reached(step, Place::Lost)).then_some(answer)
 }
 
 #[cfg(test)]

@@ -400,6 +400,10 @@ impl PartitionState {
             Code::AutoOffsetReset | Code::OffsetOutOfRange => {
                 "the records from here on are not there any more (the topic's retention, or it was made anew); nothing is skipped silently: start with --fresh and a 'scan.startup.mode' of your choice".to_owned()
             }
+            Code::BadCompression => format!(
+                "{}: the batch cannot be unpacked, because it is damaged or holds more than 100 MB; to go on behind it, start with --fresh and 'scan.startup.mode' = 'specific-offsets'",
+                error.text
+            ),
             Code::TopicAuthorizationFailed => "this user may not read the topic; grant it (docs: operations, Kafka rights)".to_owned(),
             Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition => "the topic or partition does not exist any more".to_owned(),
             _ => error.text.clone(),

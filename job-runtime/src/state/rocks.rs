@@ -383,7 +383,14 @@ fn decode_applied(shard: ShardId, value: &[u8]) -> Result<i64, StateError> {
 }
 
 fn failed(shard: ShardId, context: &str, error: &rocksdb::Error) -> StateError {
-    StateError { shard, message: format!("{context}: {error}") }
+    let text = error.as_ref();
+    // The library has no kind of its own for it.
+    let advice = if text.contains("No space left") {
+        "; free some and start again, the job goes on from its last commit"
+    } else {
+        ""
+    };
+    StateError { shard, message: format!("{context}: {text}{advice}") }
 }
 
 #[cfg(test)]
