@@ -8,6 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::KafkaError;
 use rdkafka::message::Message;
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -47,12 +48,18 @@ pub(crate) fn config(uid: &str, shards: u16) -> KafkaLogConfig {
 }
 
 pub(crate) fn create_topic(name: &str, partitions: i32) {
+    create_topic_at(&servers(), name, partitions, &[]);
+}
+
+/// As [`create_topic`], on other brokers, with settings of the topic.
+pub(crate) fn create_topic_at(servers: &str, name: &str, partitions: i32, settings: &[(&str, &str)]) {
     let admin: AdminClient<DefaultClientContext> =
-        ClientConfig::new().set("bootstrap.servers", servers()).create().unwrap();
+        ClientConfig::new().set("bootstrap.servers", servers).create().unwrap();
     let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(-1));
+    let topic = settings.iter().fold(topic, |topic, (key, value)| topic.set(key, value));
     let created = futures::executor::block_on(admin.create_topics([&topic], &AdminOptions::new())).unwrap();
     created.into_iter().for_each(|result| drop(result.unwrap()));
-    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", servers()).create().unwrap();
+    let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", servers).create().unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     loop {
         let metadata = consumer.fetch_metadata(Some(name), Duration::from_secs(5)).unwrap();
@@ -72,8 +79,13 @@ pub(crate) struct Reader {
 
 impl Reader {
     pub(crate) fn new(topic: &str, partitions: i32) -> Self {
+        Self::at(&servers(), topic, partitions)
+    }
+
+    /// Of other brokers.
+    pub(crate) fn at(servers: &str, topic: &str, partitions: i32) -> Self {
         let consumer: BaseConsumer = ClientConfig::new()
-            .set("bootstrap.servers", servers())
+            .set("bootstrap.servers", servers)
             .set("group.id", "independent-reader")
             .set("enable.auto.commit", "false")
             .set("isolation.level", "read_committed")
@@ -98,10 +110,15 @@ impl Reader {
 
     /// Reads the next value; false if none came in that time.
     pub(crate) fn poll(&mut self, timeout: Duration) -> bool {
-        let Some(message) = self.consumer.poll(timeout) else { return false };
-        let message = message.unwrap();
+        self.try_poll(timeout).unwrap()
+    }
+
+    /// As [`Self::poll`], for brokers that may be away: then it is an error, and the next call goes on where this one was.
+    pub(crate) fn try_poll(&mut self, timeout: Duration) -> Result<bool, KafkaError> {
+        let Some(message) = self.consumer.poll(timeout) else { return Ok(false) };
+        let message = message?;
         self.values.push(String::from_utf8_lossy(message.payload().unwrap_or(b"<none>")).into_owned());
-        true
+        Ok(true)
     }
 }
 
