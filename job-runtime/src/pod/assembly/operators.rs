@@ -36,7 +36,7 @@ pub(super) fn check<S: ShardStore>(graph: &JobGraph, stores: &[S], shards: Shard
 
 fn has_state(node: &Node) -> bool {
     match node.kind {
-        NodeKind::WindowAggregate(_) => true,
+        NodeKind::WindowAggregate(_) | NodeKind::Deduplicate(_) => true,
         NodeKind::Source(_) | NodeKind::Sink(_) | NodeKind::Calc(_) | NodeKind::Exchange(_) | NodeKind::Union => false,
     }
 }
