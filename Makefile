@@ -48,6 +48,12 @@ crash: ## cut every step of a start and of a commit on a real broker, before, af
 	@eval "$$(e2e/lab/env)"; if [ -z "$${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then e2e/lab/kafka-up >/dev/null; trap 'e2e/lab/kafka-down --kill --wipe' EXIT; eval "$$(e2e/lab/env)"; fi; \
 	  cargo test --workspace --locked --test kafka_crash -- --ignored --nocapture
 
+faults: ## break real parts under a job: sleeping processes, three brokers killed in turn, cut connections, S3, clocks, disk, memory, poison (ten minutes)
+	@e2e/lab/setup build kafka s3
+	@cargo test --workspace --locked --test kafka_faults --no-run
+	@eval "$$(e2e/lab/env)"; if [ -z "$${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then e2e/lab/kafka-up >/dev/null; e2e/lab/s3-up >/dev/null; trap e2e/lab/down EXIT; eval "$$(e2e/lab/env)"; fi; \
+	  cargo test --workspace --locked --test kafka_faults -- --ignored --nocapture --test-threads 1
+
 bench: ## measure; prints a table and writes docs/src/benchmarks.md
 	@e2e/lab/setup build kafka
 	@$(OPT) cargo build --workspace --bin millstream --bin bench
@@ -70,4 +76,4 @@ docs: ## build the book
 	@$(CACHE)/programs/tools/bin/mdbook build docs --dest-dir $(CACHE)/book
 	@echo "$(CACHE)/book/index.html"
 
-.PHONY: help demo test check fix lab lab-down e2e crash bench images generate docs
+.PHONY: help demo test check fix lab lab-down e2e crash faults bench images generate docs

@@ -86,7 +86,7 @@ fn stall(path: &Path, length: Duration) {
 
 #[test]
 #[ignore = "needs the lab"]
-fn connections_that_are_cut_or_stall_at_a_commit_lose_nothing_and_repeat_nothing() {
+fn long_connections_that_are_cut_or_stall_at_a_commit_lose_nothing_and_repeat_nothing() {
     let path = Path::new();
     let kinds = [
         ("Produce", kind::PRODUCE),

@@ -128,7 +128,7 @@ spec:
 
 #[test]
 #[ignore = "needs the lab"]
-fn a_full_disk_for_state_ends_the_pod_with_its_name_and_loses_nothing() {
+fn long_a_full_disk_for_state_ends_the_pod_with_its_name_and_loses_nothing() {
     let counts = Counts::new(1);
     let home = counts.home();
     std::fs::create_dir(home.shop.path("state")).unwrap();
@@ -192,7 +192,7 @@ const LIMIT: u64 = 192 << 20;
 
 #[test]
 #[ignore = "needs the lab"]
-fn many_keys_and_one_that_has_half_of_all_rows_fit_into_the_pods_memory() {
+fn long_many_keys_and_one_that_has_half_of_all_rows_fit_into_the_pods_memory() {
     let counts = Counts::new(2);
     let home = counts.home();
     let group = Bounded::new(LIMIT);

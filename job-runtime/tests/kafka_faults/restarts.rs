@@ -12,7 +12,7 @@ const BACK: Duration = Duration::from_secs(30);
 
 #[test]
 #[ignore = "needs the lab"]
-fn each_of_three_brokers_is_killed_and_started_again_and_nothing_is_lost_or_twice() {
+fn long_each_of_three_brokers_is_killed_and_started_again_and_nothing_is_lost_or_twice() {
     // Found missing soon, so that another leads what it led.
     let brokers =
         Brokers::up(3, &["--set", "broker.session.timeout.ms=3000", "--set", "broker.heartbeat.interval.ms=500"]);

@@ -109,7 +109,7 @@ fn at_any_moment(address: &Address) {
 
 #[test]
 #[ignore = "needs the lab"]
-fn a_process_that_slept_past_its_replacement_writes_nothing_more_and_ends_as_fenced() {
+fn long_a_process_that_slept_past_its_replacement_writes_nothing_more_and_ends_as_fenced() {
     let brokers = Brokers::up(1, &["--set", SWEEP]);
     let address = Address::plain(&brokers.servers);
     // Before, inside and after a commit; and at a start right behind its own fence.

@@ -118,7 +118,7 @@ fn in_one_line(job: &str) -> String {
 
 #[test]
 #[ignore = "needs the lab"]
-fn rights_that_are_missing_are_named_one_after_the_other_and_granted_the_job_runs() {
+fn long_rights_that_are_missing_are_named_one_after_the_other_and_granted_the_job_runs() {
     let brokers = Brokers::up(1, &["--secure"]);
     let ca = std::fs::read_to_string(brokers.file("certs/ca.crt")).unwrap();
     let closed = std::fs::read_to_string(brokers.file("bootstrap.sasl_ssl")).unwrap().trim().to_owned();
