@@ -187,14 +187,11 @@ macro_rules! mutants {
 mutants! {
     offsets_outside_the_transaction_are_caught: OffsetsFirst;
     state_before_the_commit_is_caught: StateBeforeCommit;
-    a_producer_used_again_after_an_unknown_outcome_is_caught: ProducerReused;
     a_commit_asked_for_again_in_the_same_epoch_is_caught: CommitAskedAgain;
     an_epoch_taken_after_reading_is_caught: FencedLate;
     a_control_topic_read_before_the_fence_is_caught: ControlReadFirst;
     an_earlier_owner_that_is_not_settled_is_caught: NotSettled;
-    a_release_without_proof_is_caught: ReleaseUnproved;
     an_ignored_sender_is_caught: SlotIgnored;
-    aborted_messages_that_are_waited_for_are_caught: AbortedIsLag;
     a_manifest_before_its_objects_is_caught: ManifestFirst;
     a_checksum_that_is_not_compared_is_caught: NoChecksum;
     a_changelog_trimmed_too_far_is_caught: EarlyTrim;

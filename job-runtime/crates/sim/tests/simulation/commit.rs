@@ -173,9 +173,4 @@ impl Log {
             }
         }
     }
-
-    /// For what is used again after an unknown outcome (a mutant).
-    pub(crate) fn reconnect(&mut self) {
-        self.connection = self.world.connect();
-    }
 }

@@ -73,24 +73,12 @@ impl Plan {
     /// A mutant is looked for where it hurts.
     fn where_it_hurts(mut self, mutant: Mutant) -> Self {
         match mutant {
-            Mutant::OffsetsFirst
-            | Mutant::StateBeforeCommit
-            | Mutant::ProducerReused
-            | Mutant::CommitAskedAgain
-            | Mutant::FencedLate => {
-                self.network.break_once_in = self.network.break_once_in.clamp(20, 60);
-                self.second = 60;
+            Mutant::OffsetsFirst | Mutant::StateBeforeCommit | Mutant::CommitAskedAgain | Mutant::FencedLate => {
+                (self.network.break_once_in, self.network.latest_us) = (20, 6_000_000);
+                (self.pods, self.cut, self.second, self.kill) = (1, 0, 60, 100);
             }
             Mutant::ControlReadFirst | Mutant::NotSettled | Mutant::SlotIgnored => {
                 (self.pods, self.rescale) = (3, 30);
-            }
-            Mutant::AbortedIsLag => {
-                (self.pods, self.kill, self.second) = (2, 30, 60);
-                self.network.break_once_in = 30;
-            }
-            Mutant::ReleaseUnproved => {
-                (self.pods, self.partitions, self.rescale, self.second, self.pause) = (3, 1, 20, 25, 15);
-                (self.kill, self.cut, self.network.way_us, self.network.break_once_in) = (300, 0, 3_000, 0);
             }
             Mutant::ManifestFirst | Mutant::NoChecksum | Mutant::EarlyTrim | Mutant::LocalUnchecked => {
                 (self.kill, self.lost, self.older) = (30, 2, 3);

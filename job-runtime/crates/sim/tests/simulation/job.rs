@@ -211,14 +211,12 @@ pub(crate) struct InboxReader {
     next_offset: i64,
     /// The partition's end when it was opened.
     there: i64,
-    /// A mutant: what was aborted, and is never given out, is waited for.
-    pub(crate) counts_aborted: bool,
 }
 
 impl InboxReader {
     pub(crate) fn new(shard: ShardId, topic: &str, inbox: Inbox, next_offset: i64, there: i64) -> Self {
         inbox.start(next_offset);
-        Self { shard, topic: topic.to_owned(), inbox, next_offset, there, counts_aborted: false }
+        Self { shard, topic: topic.to_owned(), inbox, next_offset, there }
     }
 }
 
@@ -250,11 +248,7 @@ impl ShuffleReader for InboxReader {
 
     fn lag(&self) -> u64 {
         let arrived = self.inbox.arrived();
-        let next = if arrived.messages.is_empty() && !self.counts_aborted {
-            self.next_offset.max(arrived.seen)
-        } else {
-            self.next_offset
-        };
+        let next = if arrived.messages.is_empty() { self.next_offset.max(arrived.seen) } else { self.next_offset };
         // Behind every message stands a marker.
         (arrived.end - next).max(0) as u64 / 2
     }

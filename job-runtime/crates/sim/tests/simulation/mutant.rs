@@ -9,8 +9,6 @@ pub(crate) enum Mutant {
     OffsetsFirst,
     /// The local state takes a commit's changes before its outcome is known.
     StateBeforeCommit,
-    /// After an unknown outcome the same epoch goes on.
-    ProducerReused,
     /// A commit whose answer is lost is asked for again in the same epoch.
     CommitAskedAgain,
     /// A process gets its epoch after it has read state and offsets.
@@ -19,12 +17,8 @@ pub(crate) enum Mutant {
     ControlReadFirst,
     /// Who owned a shard before is neither waited for nor fenced.
     NotSettled,
-    /// A release is appended without proof that this process is not fenced.
-    ReleaseUnproved,
     /// A shard does not wait for one of the pods that send to it.
     SlotIgnored,
-    /// Messages of aborted transactions count as messages that a pod is behind with.
-    AbortedIsLag,
     /// The manifest of a checkpoint is written before what it refers to.
     ManifestFirst,
     /// What is read from the object store is not compared with its checksum.

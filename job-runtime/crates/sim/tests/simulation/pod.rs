@@ -89,14 +89,10 @@ pub(crate) struct Machine {
 
 /// Runs processes of a pod one after the other on one machine, until one is fenced: then another process has the pod.
 pub(crate) async fn run(job: Rc<Job>, machine: Machine) {
-    let mut used: Option<Log> = None;
     loop {
-        let ended = match process(&job, &machine, used.take()).await {
+        let ended = match process(&job, &machine).await {
             Ok(never) => match never {},
-            Err((ended, log)) => {
-                used = log.filter(|_| ended == Ended::Unknown && job.mutant == Some(Mutant::ProducerReused));
-                ended
-            }
+            Err(ended) => ended,
         };
         machine.disks.close();
         if ended == Ended::Fenced {
@@ -108,51 +104,33 @@ pub(crate) async fn run(job: Rc<Job>, machine: Machine) {
 
 enum Never {}
 
-/// Why a process has ended, and what it commits with, for a mutant that goes on with it.
-type End = (Ended, Option<Log>);
-
-fn ended(ended: Ended) -> End {
-    (ended, None)
-}
-
-async fn process(job: &Rc<Job>, machine: &Machine, used: Option<Log>) -> Result<Never, End> {
+async fn process(job: &Rc<Job>, machine: &Machine) -> Result<Never, Ended> {
     let number = job.processes.replace(job.processes.get() + 1);
     let open = || Log::open(&job.world, machine.pod, number, job.mutant);
-    let late = job.mutant == Some(Mutant::FencedLate);
     let mut early = None;
     if job.mutant == Some(Mutant::ControlReadFirst) {
         let mut control = Control::default();
-        control.read(&job.world, job.world.connect()).await.map_err(ended)?;
+        control.read(&job.world, job.world.connect()).await?;
         early = control.view.in_force().is_some().then_some(control);
         // The window in which it hurts, made wide.
         job.world.sleep(job.world.below(3_000_000) as u64).await;
     }
-    let mut log = match used {
-        Some(mut log) => {
-            log.reconnect();
-            Some(log)
-        }
-        None if late => None,
-        None => Some(open().await.map_err(ended)?),
-    };
-    let mut member = Member::join(job, machine.pod, early).await.map_err(ended)?;
-    let restored = restore(job, &machine.disks, &mut member).await.map_err(ended)?;
-    let log = match log.take() {
+    let log = if job.mutant == Some(Mutant::FencedLate) { None } else { Some(open().await?) };
+    let mut member = Member::join(job, machine.pod, early).await?;
+    let restored = restore(job, &machine.disks, &mut member).await?;
+    let log = match log {
         Some(log) => log,
-        None => open().await.map_err(ended)?,
+        None => open().await?,
     };
     let mut running = Running::new(job, machine, &member, restored, log, number);
     loop {
-        match running.turn(job) {
-            Ok(Turn::Left(mut log)) => {
+        match running.turn(job)? {
+            Turn::Left(mut log) => {
                 drop(running);
-                return match member.leave(job, &mut log).await {
-                    Ok(()) => Err((Ended::Reassigned, None)),
-                    Err(error) => Err((error, Some(log))),
-                };
+                member.leave(job, &mut log).await?;
+                return Err(Ended::Reassigned);
             }
-            Ok(Turn::GoesOn) => job.world.wait(4_000 + job.world.below(20_000) as u64).await,
-            Err(error) => return Err((error, running.log.take())),
+            Turn::GoesOn => job.world.wait(4_000 + job.world.below(20_000) as u64).await,
         }
     }
 }

@@ -79,7 +79,7 @@ pub(crate) struct Running {
     protocol: CommitProtocol,
     outgoing: Option<Outgoing>,
     /// There while no commit is under way.
-    pub(crate) log: Option<Log>,
+    log: Option<Log>,
     committing: Option<Pending<(Log, Result<AppliedOffsets, Ended>)>>,
     /// Per worker: events that wait because its share of the commit before them does.
     events: Vec<VecDeque<WorkerEvent>>,
@@ -520,8 +520,7 @@ fn workers(
         let (shard, worker) = (store.shard(), owner[usize::from(store.shard().0)]);
         if view.is_some() {
             let (inbox, from) = (Inbox::default(), shuffle_place(shard));
-            let mut reader = InboxReader::new(shard, &from.0, inbox.clone(), next, there);
-            reader.counts_aborted = job.mutant == Some(Mutant::AbortedIsLag);
+            let reader = InboxReader::new(shard, &from.0, inbox.clone(), next, there);
             readers[worker].push((exchange, Box::new(reader) as Box<dyn ShuffleReader>));
             feeds.push(Feed { from, next, target: Target::Messages(inbox), pending: None });
         }

@@ -301,7 +301,7 @@ pub(crate) async fn shard_manifest(
 ) -> Result<ShardManifest, Failed> {
     let bytes = read(job, &entry.manifest, entry.length, entry.checksum).await?;
     let shard = ShardManifest::decode(&bytes).map_err(|_| Failed::Damaged)?;
-    shard.check(manifest, entry).map_err(|_| Failed::Damaged)?;
+    shard.check(UID, manifest.shards, entry).map_err(|_| Failed::Damaged)?;
     Ok(shard)
 }
 
