@@ -11,6 +11,12 @@ OPT := CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false CA
 # Always `--workspace` with the targets named, never `-p`: a package that is built alone gets other features of the dependencies, and
 # with them another build of most of them.
 
+# Pods on a broker of its own, unless one runs.
+define SOAK_KAFKA
+eval "$$(e2e/lab/env)"; if [ -z "$${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then e2e/lab/kafka-up >/dev/null; trap 'e2e/lab/kafka-down --kill --wipe' EXIT; eval "$$(e2e/lab/env)"; fi; \
+  MINUTES=$(or $(MINUTES),10) cargo test --workspace --locked --test kafka_pods -- --ignored soak --nocapture
+endef
+
 help: ## print this
 	@sed -nE 's/^([a-z0-9-]+):.*## (.*)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
 
@@ -54,6 +60,17 @@ faults: ## break real parts under a job: sleeping processes, three brokers kille
 	@eval "$$(e2e/lab/env)"; if [ -z "$${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then e2e/lab/kafka-up >/dev/null; e2e/lab/s3-up >/dev/null; trap e2e/lab/down EXIT; eval "$$(e2e/lab/env)"; fi; \
 	  cargo test --workspace --locked --test kafka_faults -- --ignored --nocapture --test-threads 1
 
+mutants: ## plant each known kind of bug and show which test finds it (needs Kafka, brings its own; 15 minutes)
+	@e2e/lab/setup build kafka
+	@cargo test --workspace --locked --lib --test cli --test kafka_commit --test kafka_crash --test kafka_pods --test simulation --test model --no-run
+	@eval "$$(e2e/lab/env)"; if [ -z "$${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then e2e/lab/kafka-up >/dev/null; trap 'e2e/lab/kafka-down --kill --wipe' EXIT; eval "$$(e2e/lab/env)"; fi; \
+	  e2e/mutants
+
+soak: ## simulate SEEDS= seeds or MINUTES= minutes FROM= a seed; KAFKA=1: pods on a real broker, killed and rescaled for MINUTES=
+	@e2e/lab/setup build $(if $(KAFKA),kafka)
+	@cargo test --workspace --locked --test $(if $(KAFKA),kafka_pods,simulation) --no-run
+	@$(if $(KAFKA),$(SOAK_KAFKA),SEEDS=$(SEEDS) MINUTES=$(MINUTES) FROM=$(FROM) cargo test --workspace --locked --test simulation -- whatever_breaks --nocapture)
+
 bench: ## measure; prints a table and writes docs/src/benchmarks.md
 	@e2e/lab/setup build kafka
 	@$(OPT) cargo build --workspace --bin millstream --bin bench
@@ -76,4 +93,4 @@ docs: ## build the book
 	@$(CACHE)/programs/tools/bin/mdbook build docs --dest-dir $(CACHE)/book
 	@echo "$(CACHE)/book/index.html"
 
-.PHONY: help demo test check fix lab lab-down e2e crash faults bench images generate docs
+.PHONY: help demo test check fix lab lab-down e2e crash faults mutants soak bench images generate docs

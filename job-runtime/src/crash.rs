@@ -1,9 +1,10 @@
 //! Crash points: named steps of a commit and of a start at which a test ends or stops the process, or loses the answer to what was just done.
 //!
-//! Owns the names and the counting. `MILLSTREAM_CRASH=<step>:<before|after|lost>[:<which time>]` arms one point; `before` and `after` end the
-//! process with SIGKILL, at `lost` the step is done and its caller is told that nobody answered. `MILLSTREAM_SLEEP=<step>:<before|after>[:…]` arms
-//! one where the process stops by SIGSTOP, and goes on at SIGCONT as if no time had passed. Only in builds with debug assertions: in an optimised
-//! build nothing here does anything. `tests/kafka_crash.rs` goes through all crashes, `tests/kafka_faults.rs` sleeps.
+//! Owns the names and the counting. `MILLSTREAM_CRASH=<step>:<before|after|lost|unsent>[:<which time>]` arms one point; `before` and `after` end
+//! the process with SIGKILL, at `lost` the step is done and its caller is told that nobody answered, at `unsent` it is told the same and nothing
+//! was done. `MILLSTREAM_SLEEP=<step>:<before|after>[:…]` arms one where the process stops by SIGSTOP, and goes on at SIGCONT as if no time had
+//! passed. Only in builds with debug assertions: in an optimised build nothing here does anything. `tests/kafka_crash.rs` goes through all
+//! crashes, `tests/kafka_faults.rs` sleeps.
 
 use std::str::FromStr;
 use std::sync::OnceLock;
@@ -87,6 +88,8 @@ pub enum Place {
     After,
     /// It was done, and its caller does not hear of it.
     Lost,
+    /// It was not done, and its caller hears nothing.
+    Unsent,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -100,7 +103,7 @@ impl FromStr for Armed {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let wrong = || format!("crash point {text}: write <step>:<before|after|lost>[:<which time>]");
+        let wrong = || format!("crash point {text}: write <step>:<before|after|lost|unsent>[:<which time>]");
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
         let step = Step::ALL.into_iter().find(|step| step.name() == name).ok_or_else(wrong)?;
@@ -108,6 +111,7 @@ impl FromStr for Armed {
             Some("before") => Place::Before,
             Some("after") => Place::After,
             Some("lost") if step.has_answer() => Place::Lost,
+            Some("unsent") if step.has_answer() => Place::Unsent,
             Some(_) | None => return Err(wrong()),
         };
         let time = parts.next().map_or(Ok(1), str::parse).map_err(|_| wrong())?;
@@ -183,6 +187,9 @@ pub fn around<T>(step: Step, run: impl FnOnce() -> T) -> T {
 
 /// As [`around`], for a step that asks somebody: `None` if the answer is lost.
 pub fn asked<T>(step: Step, run: impl FnOnce() -> T) -> Option<T> {
+    if CRASH.reached(step, Place::Unsent) {
+        return None;
+    }
     let answer = around(step, run);
     (!CRASH.reached(step, Place::Lost)).then_some(answer)
 }
@@ -195,6 +202,7 @@ mod tests {
     fn points_are_named_as_they_are_written() {
         let armed = |step, place, time| Ok(Armed { step, place, time });
         assert_eq!("end:lost:3".parse(), armed(Step::End, Place::Lost, 3));
+        assert_eq!("end:unsent".parse(), armed(Step::End, Place::Unsent, 1));
         assert_eq!("poll:after".parse(), armed(Step::Poll, Place::After, 1));
         for wrong in ["", "end", "end:now", "poll:lost", "commit:before", "end:after:x"] {
             let refused: Result<Armed, String> = wrong.parse();

@@ -12,6 +12,7 @@ pub mod format;
 mod http;
 pub mod kafka;
 pub mod metrics;
+pub mod planted;
 pub mod pod;
 pub mod reference;
 pub mod snapshot;

@@ -5,6 +5,8 @@
 mod broker;
 #[path = "kafka_commit/killed.rs"]
 mod killed;
+#[path = "kafka_commit/owners.rs"]
+mod owners;
 #[path = "kafka_commit/secure.rs"]
 mod secure;
 #[path = "kafka_commit/source.rs"]

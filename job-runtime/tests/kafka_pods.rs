@@ -7,6 +7,8 @@
 #[path = "kafka_commit/broker.rs"]
 #[expect(dead_code, reason = "shared with the tests of the commit log")]
 mod broker;
+#[path = "kafka_pods/soak.rs"]
+mod soak;
 #[path = "cli/workshop.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line")]
 mod workshop;
@@ -165,16 +167,49 @@ impl Pods {
         made
     }
 
-    /// Folders for so many pods, with their settings as the operator writes them.
+    /// Folders for so many pods, with their settings.
     fn resize(&mut self, pods: usize) {
         while self.shops.len() < pods {
             self.shops.push(Workshop::new());
             self.running.push(None);
         }
+        self.settings(pods);
+    }
+
+    /// As the operator writes them.
+    fn settings(&self, pods: usize) {
         for shop in &self.shops {
             shop.write("job.yaml", &self.job);
             shop.write("settings.yaml", &format!("version: 1\njobUid: {}\nrevision: a\nreplicas: {pods}\n", self.uid));
         }
+    }
+
+    /// As the kubelet does: a pod that has ended is started again; true if it had.
+    fn revive(&mut self, pod: usize) -> bool {
+        let runs = self.running[pod].as_mut().is_some_and(Running::runs);
+        if !runs {
+            self.start(pod);
+        }
+        !runs
+    }
+
+    /// Ends a pod in order, if it goes on, and starts it again.
+    fn restart(&mut self, pod: usize) {
+        if let Some(mut running) = self.running[pod].take()
+            && running.runs()
+        {
+            running.signal("TERM");
+            running.end();
+        }
+        self.start(pod);
+    }
+
+    /// Kills a pod whether or not it has just ended by itself, and starts it again after a while.
+    fn kill_and_start(&mut self, pod: usize, after: Duration) {
+        // Dropped, it is killed.
+        drop(self.running[pod].take());
+        std::thread::sleep(after);
+        self.start(pod);
     }
 
     /// As the operator does it: pods that are missing are started; pod 0 starts again, and makes the assignment; pods that are too many are

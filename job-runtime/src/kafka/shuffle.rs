@@ -184,6 +184,13 @@ impl Taken {
         }
     }
 
+    /// About how many messages are there before `end` and behind `next_offset`. What was aborted behind the last message is never given out: it
+    /// must not count, or a pod that waits for it would pause its sources for ever.
+    fn lag(&self, next_offset: i64, end: u64) -> u64 {
+        let next = if self.waiting.is_empty() { next_offset.max(self.seen) } else { next_offset };
+        end.saturating_sub(next.max(0) as u64) / OFFSETS_PER_MESSAGE
+    }
+
     fn unreadable(&self, error: &ClientError, next_offset: i64) -> SourceError {
         let message = match error.code {
             Code::AutoOffsetReset | Code::OffsetOutOfRange => {
@@ -234,6 +241,23 @@ impl ShuffleReader for KafkaShuffleReader {
     fn lag(&self) -> u64 {
         let partition = i32::from(self.taken.shard.0);
         let end = known_end(self.reader.consumer(), &self.taken.topic, partition).unwrap_or(0);
-        end.saturating_sub(self.next_offset as u64) / OFFSETS_PER_MESSAGE
+        self.taken.lag(self.next_offset, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_aborted_behind_the_last_message_is_no_lag() {
+        let mut taken =
+            Taken { topic: "t".into(), shard: ShardId(0), waiting: VecDeque::new(), failed: None, seen: 10 };
+        assert_eq!(taken.lag(10, 2_010), 1_000, "there may be messages");
+        taken.waiting.push_back((2_005, vec![1]));
+        taken.seen = 2_010;
+        assert_eq!(taken.lag(10, 2_010), 1_000, "one is there that was not given out");
+        taken.waiting.clear();
+        assert_eq!(taken.lag(10, 2_010), 0, "the client has seen all of it");
     }
 }

@@ -25,6 +25,7 @@ use crate::commit::bookkeeping::{self, Home};
 use crate::commit::{CommitLog, CommitRequest};
 use crate::connector::ExternalSink;
 use crate::crash::{self, Step};
+use crate::planted::{self, Bug};
 
 /// A barrier must have passed through all workers within this time.
 const BARRIER_DEADLINE: Duration = Duration::from_secs(60);
@@ -337,6 +338,10 @@ impl Driver {
         let begin = Instant::now();
         let shares = self.release_workers();
         let (request, added) = self.request(id, shares)?;
+        let early = planted::is(Bug::StateBeforeCommit);
+        if early {
+            self.apply(id, planted::guessed(&request.changes), added.clone());
+        }
         let now = self.now_ms();
         let read = self.parts.shuffle.as_ref().map(|shuffle| shuffle.read(&request.kafka_offsets));
         let sent = match &mut self.parts.shuffle {
@@ -359,7 +364,11 @@ impl Driver {
         if let Some(shuffle) = &self.parts.shuffle {
             shuffle.trimmer.committed(read.into_iter().flatten());
         }
-        self.apply(id, offsets, added);
+        if early {
+            planted::note(&offsets);
+        } else {
+            self.apply(id, offsets, added);
+        }
         self.monitor.committed(begin.elapsed(), CommitOutcome::Committed);
         self.parts.hold.committed();
         self.tell(Input::Committed(id), commands)
@@ -386,6 +395,7 @@ impl Driver {
                     {
                         kafka_offsets.push((topic, partition, next_offset));
                     }
+                    _ if planted::is(Bug::PositionLeftOut) => {}
                     position => bookkeeping::put_position(&mut books, home, self.uid_of(node), &partition, &position),
                 }
             }

@@ -15,6 +15,7 @@ use dataflow::state::LogOffset;
 use super::restore::Of;
 use super::store::{Listing, ObjectStore};
 use super::{SnapshotError, now_ms, restore, transfer};
+use crate::planted;
 
 /// An object that nothing refers to is left alone for this long: longer than a snapshot may take.
 pub const GRACE: Duration = Duration::from_secs(3600);
@@ -85,7 +86,7 @@ impl Keeper {
             checkpoints: kept.len() as u64,
             removed: removed.len() as u64,
             bytes: left.map(|object| object.length).sum(),
-            trimmable: retention::trimmable(&kept),
+            trimmable: planted::further(retention::trimmable(&kept)),
         })
     }
 

@@ -20,6 +20,7 @@ use super::store::{Listing, ObjectStore};
 use super::take::{io, remove_dir};
 use super::{SnapshotError, restore, transfer};
 use crate::commit::local;
+use crate::planted::{self, Bug};
 use crate::state::directory::StateDirectory;
 use crate::state::rocks::RocksDatabases;
 
@@ -72,7 +73,8 @@ pub fn with_kafka(
     for (shard, _) in bounds {
         local.insert(*shard, local_shard(databases, *shard));
     }
-    let wants = |(shard, log): &&(ShardId, LogBounds)| !choice::start(local[shard], *log, &[]).local;
+    let any = |shard: &ShardId| planted::is(Bug::LocalUnchecked) && local[shard] != LocalShard::Missing;
+    let wants = |(shard, log): &&(ShardId, LogBounds)| !any(shard) && !choice::start(local[shard], *log, &[]).local;
     let wanting: Vec<&(ShardId, LogBounds)> = bounds.iter().filter(wants).collect();
     if wanting.is_empty() {
         return Ok(Restored::default());

@@ -19,6 +19,7 @@ use dataflow::state::LogOffset;
 use super::store::{Body, ObjectStore, Put};
 use super::{Damage, SnapshotError, now_ms, restore, transfer};
 use crate::commit::local::{LogHandle, LogTail};
+use crate::planted;
 use crate::state::rocks::{FlushHandle, RocksDatabases};
 
 pub use savepoint::{CopiedSavepoint, SavepointOf, StoredSavepoint, Whole, complete};
@@ -132,6 +133,7 @@ impl Taker {
         copies: PathBuf,
     ) -> Self {
         let process = uuid::Uuid::new_v4().as_u128();
+        let store = planted::manifest_first(store);
         Self { store, job, shards, databases, log, copies, base: None, known: HashMap::new(), process, count: 0 }
     }
 

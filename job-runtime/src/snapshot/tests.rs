@@ -185,6 +185,23 @@ fn an_older_copy_of_the_directory_is_refused() {
 }
 
 #[test]
+fn a_directory_that_the_changelog_does_not_reach_is_replaced_from_a_snapshot() {
+    let mut rig = Rig::new(Kind::Kafka);
+    rig.commits(6);
+    rig.take().unwrap();
+    let copy = rig.copy_directory();
+    rig.commits(12);
+    rig.take().unwrap();
+    let mut keeper = Keeper::new(Retention { count: 1, age_ms: u64::MAX }, Duration::ZERO);
+    let kept = keeper.run(rig.store.as_ref(), rig::UID).unwrap();
+    rig.trim(&kept.trimmable);
+    rig.commits(3);
+    let restored = rig.restart_on(&copy);
+    assert_eq!(restored.shards.len(), usize::from(rig::SHARDS), "what lies between is not in the changelog any more");
+    rig.check_state(21);
+}
+
+#[test]
 fn a_changelog_that_has_lost_its_beginning_needs_a_snapshot() {
     let mut rig = Rig::new(Kind::Kafka);
     rig.commits(10);

@@ -12,6 +12,7 @@ use xxhash_rust::xxh3::Xxh3;
 
 use super::store::{ObjectStore, StoreError};
 use super::{Damage, SnapshotError};
+use crate::planted::{self, Bug};
 
 /// Files that are hashed, uploaded or downloaded at the same time.
 pub(super) const PARALLEL: usize = 4;
@@ -109,6 +110,9 @@ fn check(
     (length, checksum): (u64, u128),
     found: (u64, u128),
 ) -> Result<(), SnapshotError> {
+    if planted::is(Bug::NoChecksum) {
+        return Ok(());
+    }
     if found.0 != length {
         return Err(damaged(store, id, Damage::Length { expected: length, found: found.0 }));
     }

@@ -43,9 +43,33 @@ impl Disk {
         Self(Arc::new(Mutex::new(content)))
     }
 
+    /// A disk with these entries, which stand at a place of the log.
+    pub fn with(entries: BTreeMap<Vec<u8>, Vec<u8>>, applied: Option<LogOffset>) -> Self {
+        Self(Arc::new(Mutex::new(DiskContent { entries, applied })))
+    }
+
     /// All entries.
     pub fn entries(&self) -> BTreeMap<Vec<u8>, Vec<u8>> {
         self.content().entries.clone()
+    }
+
+    /// The place of the last applied commit.
+    pub fn applied(&self) -> Option<LogOffset> {
+        self.content().applied
+    }
+
+    /// Another disk with the same content, which later writes do not reach.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let content = self.content();
+        Self::with(content.entries.clone(), content.applied)
+    }
+
+    /// Puts the content of `other` in the place of this one's.
+    pub fn replace(&self, other: &Self) {
+        let copy = other.copy();
+        let mut new = copy.content();
+        *self.content() = std::mem::take(&mut *new);
     }
 }
 
@@ -86,7 +110,7 @@ impl ShardStore for MemoryStore {
             match change {
                 Change::Put { key, value } => drop(content.entries.insert(key.to_vec(), value.to_vec())),
                 Change::Delete { key } => drop(content.entries.remove(key)),
-                Change::DeletePrefix { prefix } => content.entries.retain(|key, _| !key.starts_with(prefix)),
+                Change::DeletePrefix { prefix } => remove_prefix(&mut content.entries, prefix),
             }
         }
         content.applied = Some(offset);
@@ -103,6 +127,13 @@ impl ShardStore for MemoryStore {
         let gone = |key: &[u8], value: &[u8]| key.get(2..6) == Some(&of[..]) && is_expired(key, value, through_ms);
         self.disk.content().entries.retain(|key, value| !gone(key, value));
     }
+}
+
+/// Looks only at what is removed: simulations remove often, and have many entries.
+fn remove_prefix(entries: &mut BTreeMap<Vec<u8>, Vec<u8>>, prefix: &[u8]) {
+    let gone = entries.range(prefix.to_vec()..).map(|(key, _)| key).take_while(|key| key.starts_with(prefix));
+    let gone: Vec<Vec<u8>> = gone.cloned().collect();
+    gone.iter().for_each(|key| drop(entries.remove(key)));
 }
 
 /// A source partition that gives out batches; bounded.

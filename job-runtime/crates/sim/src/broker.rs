@@ -80,6 +80,7 @@ impl Broker {
             Request::Fetch { from, offset, most, isolation } => {
                 self.partition(from)?.fetch(*offset, *most, *isolation).map(Answer::Fetched)
             }
+            Request::ListOffsets { of } => self.partition(of).map(|partition| partition.edges()),
             Request::DeleteRecords { from, before } => self.partition(from)?.delete_before(*before),
         }
     }
@@ -111,6 +112,16 @@ impl Broker {
     /// Number of transactions that are open or have markers to come.
     pub fn unfinished(&self) -> usize {
         self.coordinators.values().filter(|c| !matches!(c.stage(), Stage::Empty | Stage::Complete { .. })).count()
+    }
+
+    /// All transactional ids that were ever used.
+    pub fn transactional_ids(&self) -> impl Iterator<Item = &str> {
+        self.coordinators.keys().map(String::as_str)
+    }
+
+    /// All consumer groups that have or had offsets.
+    pub fn groups(&self) -> impl Iterator<Item = &str> {
+        self.groups.keys().map(String::as_str)
     }
 
     fn create(&mut self, topic: &str, partitions: i32) -> Response {

@@ -3,7 +3,7 @@
 //! Owns the vocabulary; it does not answer anything. Requests are those of transaction protocol 1, which librdkafka speaks.
 
 /// A record.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Record {
     /// Key.
     pub key: Option<Vec<u8>>,
@@ -19,7 +19,7 @@ pub struct Record {
 pub type Place = (String, i32);
 
 /// A producer's identity: its id, and the epoch that makes it the present one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ProducerEpoch {
     /// Producer id.
     pub id: i64,
@@ -28,7 +28,7 @@ pub struct ProducerEpoch {
 }
 
 /// What a transactional call is made as.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Transactional {
     /// `transactional.id`.
     pub id: String,
@@ -37,7 +37,7 @@ pub struct Transactional {
 }
 
 /// Which records a reader gets.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Isolation {
     /// All.
     ReadUncommitted,
@@ -46,7 +46,7 @@ pub enum Isolation {
 }
 
 /// A request.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Request {
     /// Makes a topic.
     CreateTopic {
@@ -130,6 +130,11 @@ pub enum Request {
         /// Which.
         isolation: Isolation,
     },
+    /// Asks for a partition's edges.
+    ListOffsets {
+        /// Where.
+        of: Place,
+    },
     /// Removes the records before an offset.
     DeleteRecords {
         /// Where.
@@ -140,7 +145,7 @@ pub enum Request {
 }
 
 /// An answer that is not an error.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Answer {
     /// Done.
     Done,
@@ -152,10 +157,12 @@ pub enum Answer {
     Offsets(Vec<i64>),
     /// Records.
     Fetched(Fetched),
+    /// The first offset that is still there, and the one behind the last.
+    Edges(i64, i64),
 }
 
 /// What a fetch found.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Fetched {
     /// Records with their offsets.
     pub records: Vec<(i64, Record)>,
@@ -170,7 +177,7 @@ pub struct Fetched {
 }
 
 /// Kafka's error codes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i16)]
 pub enum ErrorCode {
     /// Before the start of the log, or behind its end.

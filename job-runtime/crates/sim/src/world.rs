@@ -11,6 +11,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -46,12 +47,21 @@ pub struct TaskId(usize);
 pub struct Connection(usize);
 
 /// Why there is no answer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum CallError {
     /// The connection broke: the request may have arrived, may still arrive, or never will.
     Disconnected,
     /// The broker refused.
     Refused(ErrorCode),
+}
+
+/// Which way between a task and the broker is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cut {
+    /// Nothing arrives, nothing comes back.
+    Both,
+    /// Requests arrive; answers are lost.
+    Answers,
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -84,6 +94,8 @@ struct Inner {
     outcomes: BTreeMap<Call, Result<Response, CallError>>,
     markers: BTreeSet<Marker>,
     paused: BTreeMap<TaskId, u64>,
+    /// Tasks without a network, and until when.
+    cut: BTreeMap<TaskId, (u64, Cut)>,
     /// When each task is to run next, if nothing arrives before: an event of another time is out of date.
     alarms: BTreeMap<TaskId, u64>,
     running: TaskId,
@@ -115,6 +127,7 @@ impl World {
             outcomes: BTreeMap::new(),
             markers: BTreeSet::new(),
             paused: BTreeMap::new(),
+            cut: BTreeMap::new(),
             alarms: BTreeMap::new(),
             running: TaskId(usize::MAX),
             trace: Xxh3::new(),
@@ -198,6 +211,25 @@ impl World {
         inner.paused.insert(id, until);
         inner.alarms.remove(&id);
         inner.alarm(id, ms * 1000);
+    }
+
+    /// Takes a task's network away for a while.
+    pub fn cut(&self, id: TaskId, ms: u64, way: Cut) {
+        let mut inner = self.inner.borrow_mut();
+        let until = inner.now_us + ms * 1000;
+        inner.cut.insert(id, (until, way));
+    }
+
+    /// Puts something that happened beside the network into the trace.
+    pub fn note(&self, what: &impl Hash) {
+        what.hash(&mut self.inner.borrow_mut().trace);
+    }
+
+    /// Transactional ids and consumer groups that the broker knows.
+    pub fn known(&self) -> (Vec<String>, Vec<String>) {
+        let inner = self.inner.borrow();
+        let ids = inner.broker.transactional_ids().map(str::to_owned).collect();
+        (ids, inner.broker.groups().map(str::to_owned).collect())
     }
 
     /// Opens a connection.
@@ -325,10 +357,16 @@ impl Inner {
         let way = self.up_to(faults.way_us);
         let arrives = self.wires[connection.0].request_us.max(now + way);
         self.wires[connection.0].request_us = arrives;
-        if self.random.once_in(faults.break_once_in) {
+        let cut = self.cut.get(&self.running).filter(|(until, _)| *until > now).map(|(_, way)| *way);
+        if cut.is_some() || self.random.once_in(faults.break_once_in) {
             self.breaks += 1;
             self.wires[connection.0].open = false;
-            if self.random.once_in(2) {
+            let arrives_late = match cut {
+                Some(Cut::Both) => false,
+                Some(Cut::Answers) => true,
+                None => self.random.once_in(2),
+            };
+            if arrives_late {
                 let late = arrives + self.up_to(faults.latest_us);
                 self.at(late, Event::Arrive { connection: connection.0, call, request, answered: false });
             }
@@ -349,7 +387,7 @@ impl Inner {
         self.trace.update(&now.to_le_bytes());
         match event {
             Event::Arrive { connection, call, request, answered } => {
-                self.note(&format!("{connection} {call} {request:?}"));
+                (connection, call, &request).hash(&mut self.trace);
                 let response = self.broker.handle(now / 1000, &request);
                 self.schedule_markers();
                 if answered && self.wires[connection].open {
@@ -363,13 +401,13 @@ impl Inner {
             Event::Answer { connection, call, outcome } => {
                 // The first that comes counts: an answer, or the end of the client's patience.
                 let task = self.waiting.remove(&call)?;
-                self.note(&format!("{call} {outcome:?}"));
+                (call, &outcome).hash(&mut self.trace);
                 self.wires[connection].open &= outcome.is_ok();
                 self.outcomes.insert(call, outcome);
                 Some(task)
             }
             Event::Marker(marker) => {
-                self.note(&format!("{marker:?}"));
+                marker.hash(&mut self.trace);
                 self.markers.remove(&marker);
                 self.broker.write_marker(&marker);
                 None
@@ -394,9 +432,5 @@ impl Inner {
                 self.after(delay, Event::Marker(marker));
             }
         }
-    }
-
-    fn note(&mut self, text: &str) {
-        self.trace.update(text.as_bytes());
     }
 }

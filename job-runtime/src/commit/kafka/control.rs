@@ -26,6 +26,7 @@ use crate::kafka::client::{ConnectError, ConsumerClient};
 use crate::kafka::fence;
 use crate::kafka::ffi::{ClientError, RawProducer};
 use crate::kafka::producer::{TRANSACTION_TIMEOUT_MS, TransactionalProducer};
+use crate::planted::{self, Bug};
 
 /// A pod without a share waits so many times as long as for Kafka: for pod 0's assignment, or for what is scaled.
 const SHARE: u32 = 6;
@@ -61,6 +62,7 @@ impl Control<'_> {
         let mut process = Process::new(self.config.ordinal);
         process.initialised();
         let mut log = self.read()?;
+        log.view = planted::remembered(log.view);
         process.caught_up();
         if self.config.ordinal == 0 && log.view.in_force().is_none() {
             // Before the first assignment: no pod may begin with nothing when there is something to begin with.
@@ -161,7 +163,7 @@ impl Control<'_> {
             }
             owners.sort_unstable();
             owners.dedup();
-            if owners.is_empty() {
+            if owners.is_empty() || planted::is(Bug::NotSettled) {
                 return Ok(());
             }
             if begin.elapsed() < SETTLE {
@@ -254,7 +256,9 @@ impl KafkaCommitLog {
             match step {
                 Some(Step::Prove) => {
                     let number = self.membership.view.number();
-                    self.prove(number)?;
+                    if !planted::is(Bug::ReleaseUnproved) {
+                        self.prove(number)?;
+                    }
                     self.membership.process.proven(number);
                 }
                 Some(Step::Release(release)) => {

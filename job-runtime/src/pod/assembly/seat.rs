@@ -18,6 +18,7 @@ use super::{Cast, table};
 use crate::connector::options::{self, Connector, TableOptions};
 use crate::kafka::properties::KafkaProperties;
 use crate::kafka::shuffle::{ReadUpTo, ShuffleClient};
+use crate::planted::{self, Bug};
 use crate::pod::shuffle::{Outward, Trimmer};
 use crate::pod::{PodConfig, PodError};
 
@@ -110,8 +111,11 @@ impl Seat {
 
     /// How the pod sees the others; `None` if there never were any.
     fn view(&self) -> Option<PodView> {
-        let others: Vec<u16> =
+        let mut others: Vec<u16> =
             self.assignment.pods.iter().map(|pod| pod.ordinal).filter(|p| *p != self.ordinal).collect();
+        if planted::is(Bug::SlotIgnored) {
+            others.pop();
+        }
         let (job, assignment) = (local_log::job_hash(&self.job_uid), self.assignment.number);
         (assignment > 1 || !others.is_empty()).then_some(PodView { job, assignment, slot: self.ordinal, others })
     }

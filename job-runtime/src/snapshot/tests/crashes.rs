@@ -67,6 +67,22 @@ fn a_crash_at_any_call_loses_and_repeats_nothing_with_the_changelog_in_kafka() {
 }
 
 #[test]
+fn a_checkpoint_that_exists_is_whole_whichever_call_was_the_last() {
+    for call in 0.. {
+        let mut rig = Rig::new(Kind::Kafka);
+        rig.commits(6);
+        rig.fail_from(call);
+        let taken = rig.take().is_ok();
+        rig.heal();
+        rig.check_all_restorable();
+        if taken {
+            assert!(call > 5, "{call} calls");
+            return;
+        }
+    }
+}
+
+#[test]
 fn a_crash_at_any_call_leaves_a_whole_snapshot_with_the_local_log() {
     crash_everywhere(Kind::Local);
 }

@@ -349,6 +349,14 @@ impl Rig {
         copy
     }
 
+    /// The pod is ended, and goes on from the copy.
+    pub(super) fn restart_on(&mut self, copy: &tempfile::TempDir) -> Restored {
+        self.running = None;
+        fs::remove_dir_all(self.state_dir()).unwrap();
+        copy_all(copy.path(), &self.state_dir());
+        self.start().unwrap()
+    }
+
     /// The pod is ended, and its directory is the copy. It is refused, but for a start while the store does not answer.
     pub(super) fn put_directory_back(&mut self, copy: tempfile::TempDir) {
         self.running = None;

@@ -43,6 +43,10 @@ impl Partition {
         self.start + self.log.len() as i64
     }
 
+    pub(super) fn edges(&self) -> Answer {
+        Answer::Edges(self.start, self.end())
+    }
+
     fn last_stable_offset(&self) -> i64 {
         self.open.values().copied().min().unwrap_or(self.end())
     }

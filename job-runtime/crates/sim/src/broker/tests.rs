@@ -230,6 +230,7 @@ fn offsets_can_be_committed_without_a_transaction_and_deleted_records_are_gone()
     assert_eq!(rig.ask(fetch(3)), Err(ErrorCode::OffsetOutOfRange));
     let Ok(Answer::Fetched(fetched)) = rig.ask(fetch(1)) else { panic!() };
     assert_eq!((fetched.records.len(), fetched.log_start), (1, 1));
+    assert_eq!(rig.ask(Request::ListOffsets { of: place(0) }), Ok(Answer::Edges(1, 2)));
     let unknown = Request::Fetch { from: ("no".into(), 0), offset: 0, most: 9, isolation: COMMITTED };
     assert_eq!(rig.ask(unknown), Err(ErrorCode::UnknownTopicOrPartition));
     assert_eq!(rig.ask(Request::CreateTopic { topic: "t".into(), partitions: 1 }), Err(ErrorCode::TopicAlreadyExists));

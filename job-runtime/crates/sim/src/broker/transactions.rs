@@ -8,14 +8,14 @@ use super::Broker;
 use crate::message::{Answer, ErrorCode, Place, ProducerEpoch, Response, Transactional};
 
 /// What takes part in a transaction.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Target {
     Partition(Place),
     Group(String),
 }
 
 /// A marker that is due.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Marker {
     pub(super) transactional_id: String,
     pub(super) target: Target,

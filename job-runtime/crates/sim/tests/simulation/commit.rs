@@ -14,30 +14,19 @@ use dataflow::worker::{AppliedOffsets, CommitId};
 use sim::message::{Answer, ErrorCode, Place, Record, Request, Transactional};
 use sim::world::{CallError, Connection, World};
 
+use super::mutant::Mutant;
+
 /// The job.
 pub(crate) const UID: &str = "job";
 /// Its number in records.
 pub(crate) const JOB: u64 = 7;
 /// A transaction that is older is aborted by the broker.
 pub(crate) const TRANSACTION_TIMEOUT_MS: u64 = 4_000;
-const CALL_TIMEOUT_MS: u64 = 1_000;
+pub(crate) const CALL_TIMEOUT_MS: u64 = 1_000;
 const AGAIN_US: u64 = 5_000;
 const RECORD: usize = 1 << 20;
-
-/// One rule less.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Mutant {
-    /// Offsets are committed beside the transaction, before it.
-    OffsetsFirst,
-    /// The local state takes a commit's changes before its outcome is known.
-    StateBeforeCommit,
-    /// After an unknown outcome the same epoch goes on.
-    ProducerReused,
-    /// A commit whose answer is lost is asked for again in the same epoch.
-    CommitAskedAgain,
-    /// A process gets its epoch after it has read state and offsets.
-    FencedLate,
-}
+/// On every changelog record, for the checks: the number of the process that wrote it.
+pub(crate) const WRITER: &str = "process";
 
 /// Why a process ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +35,8 @@ pub(crate) enum Ended {
     Fenced,
     /// The outcome of a commit is unknown.
     Unknown,
+    /// Another assignment is in force.
+    Reassigned,
     /// Anything else: begin anew.
     Failed,
 }
@@ -62,6 +53,7 @@ impl From<CallError> for Ended {
 /// Everything of one commit.
 pub(crate) struct Commit {
     pub(crate) id: CommitId,
+    /// For sinks and for other pods.
     pub(crate) outputs: Vec<(Place, Vec<Record>)>,
     pub(crate) changes: Vec<(ShardId, ChangeBatch)>,
     pub(crate) offsets: Vec<(Place, i64)>,
@@ -72,6 +64,8 @@ pub(crate) struct Log {
     world: World,
     connection: Connection,
     by: Transactional,
+    /// The process.
+    number: u64,
     sequences: HashMap<Place, i32>,
     mutant: Option<Mutant>,
 }
@@ -80,25 +74,29 @@ pub(crate) fn changelog_place(shard: ShardId) -> Place {
     (names::changelog_topic(UID), i32::from(shard.0))
 }
 
-impl Log {
-    /// Gets an epoch: whatever an earlier process of the pod left open is aborted when this returns.
-    pub(crate) async fn open(world: &World, mutant: Option<Mutant>) -> Result<Self, Ended> {
-        let id = names::transactional_id(UID, 0);
-        let mut connection = world.connect();
-        loop {
-            let (transactional_id, timeout_ms) = (id.clone(), TRANSACTION_TIMEOUT_MS);
-            let request = Request::InitProducerId { transactional_id, timeout_ms };
-            match world.call(connection, CALL_TIMEOUT_MS, request).await {
-                Ok(Answer::Producer(producer)) => {
-                    let by = Transactional { id, producer };
-                    return Ok(Self { world: world.clone(), connection, by, sequences: HashMap::new(), mutant });
-                }
-                Ok(other) => unreachable!("{other:?}"),
-                Err(CallError::Refused(ErrorCode::ConcurrentTransactions)) => world.sleep(AGAIN_US).await,
-                Err(CallError::Disconnected) => connection = world.connect(),
-                Err(CallError::Refused(_)) => return Err(Ended::Failed),
-            }
+/// Gets an epoch for a pod: whatever a process of it left open is aborted when this returns.
+pub(crate) async fn fence(world: &World, pod: u16) -> Result<Transactional, Ended> {
+    let id = names::transactional_id(UID, pod);
+    let mut connection = world.connect();
+    loop {
+        let (transactional_id, timeout_ms) = (id.clone(), TRANSACTION_TIMEOUT_MS);
+        let request = Request::InitProducerId { transactional_id, timeout_ms };
+        match world.call(connection, CALL_TIMEOUT_MS, request).await {
+            Ok(Answer::Producer(producer)) => return Ok(Transactional { id, producer }),
+            Ok(other) => unreachable!("{other:?}"),
+            Err(CallError::Refused(ErrorCode::ConcurrentTransactions)) => world.sleep(AGAIN_US).await,
+            Err(CallError::Disconnected) => connection = world.connect(),
+            Err(CallError::Refused(_)) => return Err(Ended::Failed),
         }
+    }
+}
+
+impl Log {
+    /// Fences the processes before this one of the pod.
+    pub(crate) async fn open(world: &World, pod: u16, number: u64, mutant: Option<Mutant>) -> Result<Self, Ended> {
+        let by = fence(world, pod).await?;
+        let connection = world.connect();
+        Ok(Self { world: world.clone(), connection, by, number, sequences: HashMap::new(), mutant })
     }
 
     /// Asks; while the broker says "come again", comes again.
@@ -120,7 +118,9 @@ impl Log {
         }
         let changed = commit.changes.iter().map(|(shard, _)| changelog_place(*shard));
         let partitions: Vec<Place> = commit.outputs.iter().map(|(place, _)| place.clone()).chain(changed).collect();
-        self.ask(Request::AddPartitionsToTxn { by: by.clone(), partitions }).await?;
+        if !partitions.is_empty() {
+            self.ask(Request::AddPartitionsToTxn { by: by.clone(), partitions }).await?;
+        }
         for (place, records) in commit.outputs {
             self.produce(place, records).await?;
         }
@@ -128,11 +128,12 @@ impl Log {
         for (shard, changes) in &commit.changes {
             let values = changelog::encode(JOB, *shard, commit.id.0, changes, RECORD);
             let count = values.len() as i64;
-            let record = |value| Record { value: Some(value), ..Record::default() };
+            let headers = vec![(WRITER.to_owned(), self.number.to_le_bytes().to_vec())];
+            let record = |value| Record { value: Some(value), headers: headers.clone(), ..Record::default() };
             let first = self.produce(changelog_place(*shard), values.into_iter().map(record).collect()).await?;
             applied.push((*shard, LogOffset(first + count - 1)));
         }
-        if self.mutant != Some(Mutant::OffsetsFirst) {
+        if self.mutant != Some(Mutant::OffsetsFirst) && !commit.offsets.is_empty() {
             self.ask(Request::AddOffsetsToTxn { by: by.clone(), group: group.clone() }).await?;
             self.ask(Request::TxnOffsetCommit { by: by.clone(), group, offsets: commit.offsets }).await?;
         }
@@ -171,10 +172,5 @@ impl Log {
                 Err(refused) => return Err(refused.into()),
             }
         }
-    }
-
-    /// For what is used again after an unknown outcome (a mutant).
-    pub(crate) fn reconnect(&mut self) {
-        self.connection = self.world.connect();
     }
 }

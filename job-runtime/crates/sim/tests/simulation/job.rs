@@ -11,6 +11,8 @@ use dataflow::graph::{
     AggregateCall, AggregateFunction, ExchangeNode, JobGraph, Node, NodeId, NodeKind, OperatorUid, SinkNode,
     SourceNode, WatermarkSpec, WindowAggregateNode, WindowKind,
 };
+use dataflow::key::ShardId;
+use dataflow::shuffle::ShuffleReader;
 use dataflow::sink::{EncodedRows, SinkEncoder, SinkError, SinkPayload};
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 use dataflow::testing::Function;
@@ -110,17 +112,24 @@ impl Buffer {
     }
 }
 
+/// The uid of the exchange, which names its topic.
+pub(crate) fn exchange_uid() -> OperatorUid {
+    OperatorUid(OperatorUid::FIRST_FREE + 2)
+}
+
 /// A partition of the input topic.
 pub(crate) struct InputPartition {
     id: PartitionId,
     partition: i32,
     next_offset: i64,
     buffer: Buffer,
+    schema: SchemaRef,
 }
 
 impl InputPartition {
     pub(crate) fn new(partition: i32, next_offset: i64, buffer: Buffer) -> Self {
-        Self { id: PartitionId(partition.to_string()), partition, next_offset, buffer }
+        let schema = schema(&["k", "ts", "v"], &[1]);
+        Self { id: PartitionId(format!("{INPUT}-{partition}")), partition, next_offset, buffer, schema }
     }
 }
 
@@ -144,7 +153,8 @@ impl SourcePartition for InputPartition {
             Arc::new(TimestampMillisecondArray::from_iter_values(column(1))),
             Arc::new(column(2).collect::<Int64Array>()),
         ];
-        let batch = RecordBatch::try_new(graph_schema(), columns).expect("the columns are those of the schema");
+        let batch =
+            RecordBatch::try_new(Arc::clone(&self.schema), columns).expect("the columns are those of the schema");
         Ok(SourcePoll::Batch(batch))
     }
 
@@ -153,8 +163,95 @@ impl SourcePartition for InputPartition {
     }
 }
 
-fn graph_schema() -> SchemaRef {
-    schema(&["k", "ts", "v"], &[1])
+/// Messages of one shard's partition of the exchange's topic: fetched, and not yet taken.
+#[derive(Clone, Default)]
+pub(crate) struct Inbox(Arc<Mutex<Arrived>>);
+
+#[derive(Default)]
+struct Arrived {
+    messages: VecDeque<(i64, Vec<u8>)>,
+    /// All before this offset was seen.
+    seen: i64,
+    /// Where the partition ends, as far as is known.
+    end: i64,
+    taken: u64,
+}
+
+impl Inbox {
+    fn arrived(&self) -> std::sync::MutexGuard<'_, Arrived> {
+        self.0.lock().expect("one thread")
+    }
+
+    /// Where to fetch from; nothing before it is needed.
+    pub(crate) fn start(&self, next_offset: i64) {
+        self.arrived().seen = next_offset;
+    }
+
+    pub(crate) fn push(&self, messages: impl Iterator<Item = (i64, Vec<u8>)>, seen: i64, end: i64) {
+        let mut arrived = self.arrived();
+        arrived.messages.extend(messages);
+        (arrived.seen, arrived.end) = (seen, end);
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.arrived().messages.len()
+    }
+
+    /// Messages that the worker has taken since the last question.
+    pub(crate) fn taken(&self) -> u64 {
+        std::mem::take(&mut self.arrived().taken)
+    }
+}
+
+/// Reads an [`Inbox`], as the runtime's reader reads its client's queue.
+pub(crate) struct InboxReader {
+    shard: ShardId,
+    topic: String,
+    inbox: Inbox,
+    next_offset: i64,
+    /// The partition's end when it was opened.
+    there: i64,
+}
+
+impl InboxReader {
+    pub(crate) fn new(shard: ShardId, topic: &str, inbox: Inbox, next_offset: i64, there: i64) -> Self {
+        inbox.start(next_offset);
+        Self { shard, topic: topic.to_owned(), inbox, next_offset, there }
+    }
+}
+
+impl ShuffleReader for InboxReader {
+    fn shard(&self) -> ShardId {
+        self.shard
+    }
+
+    fn topic(&self) -> &str {
+        &self.topic
+    }
+
+    fn poll(&mut self) -> Result<Option<Vec<u8>>, SourceError> {
+        let mut arrived = self.inbox.arrived();
+        let Some((offset, message)) = arrived.messages.pop_front() else { return Ok(None) };
+        arrived.taken += 1;
+        self.next_offset = offset + 1;
+        Ok(Some(message))
+    }
+
+    fn next_offset(&self) -> i64 {
+        self.next_offset
+    }
+
+    fn caught_up(&self) -> bool {
+        let arrived = self.inbox.arrived();
+        arrived.messages.is_empty() && arrived.seen >= self.there
+    }
+
+    fn lag(&self) -> u64 {
+        let arrived = self.inbox.arrived();
+        let next = if arrived.messages.is_empty() { self.next_offset.max(arrived.seen) } else { self.next_offset };
+        // Behind every message stands a marker.
+        (arrived.end - next).max(0) as u64 / 2
+    }
 }
 
 /// Each row as its fields.

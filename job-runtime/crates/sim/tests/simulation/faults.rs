@@ -1,0 +1,104 @@
+//! What goes wrong in a run, and how often: drawn from the seed, so that one seed is calm and another is not.
+//!
+//! Owns the numbers. `run` does it.
+
+use dataflow::testing::Random;
+use sim::store::StoreFaults;
+use sim::world::Faults;
+
+use super::machine::Fate;
+use super::mutant::Mutant;
+
+pub(crate) const QUIET: Faults = Faults { break_once_in: 0, way_us: 2_000, latest_us: 0, marker_us: 5_000 };
+pub(crate) const STORE_QUIET: StoreFaults = StoreFaults { fail: 0, lose_reply: 0, damage: 0, longest_us: 10_000 };
+
+/// Each number: once in so many looks (of a tenth of a second); 0 for never.
+#[derive(Clone, Debug)]
+pub(crate) struct Plan {
+    pub(crate) network: Faults,
+    pub(crate) store: StoreFaults,
+    pub(crate) kill: usize,
+    pub(crate) pause: usize,
+    pub(crate) second: usize,
+    pub(crate) cut: usize,
+    pub(crate) rescale: usize,
+    pub(crate) full_disk: usize,
+    /// Somebody else leaves a transaction open on the input.
+    pub(crate) foreign: usize,
+    /// Once in so many kills the disk is lost; once in so many it is an older copy.
+    pub(crate) lost: usize,
+    pub(crate) older: usize,
+    /// Clocks of machines are wrong by up to so much.
+    pub(crate) skew_ms: usize,
+    /// Most pods that the job has.
+    pub(crate) pods: u16,
+    /// Partitions of the input.
+    pub(crate) partitions: i32,
+}
+
+impl Plan {
+    pub(crate) fn new(random: &mut Random, mutant: Option<Mutant>) -> Self {
+        let mut one = |of: [usize; 4]| of[random.below(4)];
+        let network = Faults {
+            break_once_in: one([0, 60, 200, 1_000]),
+            way_us: one([1_000, 3_000, 8_000, 20_000]) as u64,
+            latest_us: one([10_000, 500_000, 2_000_000, 6_000_000]) as u64,
+            marker_us: one([2_000, 20_000, 100_000, 500_000]) as u64,
+        };
+        let store = StoreFaults {
+            fail: one([0, 10, 40, 200]),
+            lose_reply: one([0, 10, 40, 200]),
+            damage: one([0, 5, 20, 100]),
+            longest_us: one([5_000, 50_000, 300_000, 2_000_000]) as u64,
+        };
+        let plan = Self {
+            network,
+            store,
+            kill: one([30, 50, 100, 300]),
+            pause: one([40, 60, 150, 400]),
+            second: one([60, 150, 300, 0]),
+            cut: one([80, 200, 500, 0]),
+            rescale: one([30, 60, 120, 0]),
+            full_disk: one([0, 300, 600, 0]),
+            foreign: one([0, 150, 300, 0]),
+            lost: one([2, 4, 8, 0]),
+            older: one([3, 6, 12, 0]),
+            skew_ms: one([1, 5_000, 600_000, 3_600_000]),
+            pods: one([1, 2, 2, 3]) as u16,
+            partitions: one([1, 2, 3, 3]) as i32,
+        };
+        mutant.map_or(plan.clone(), |mutant| plan.where_it_hurts(mutant))
+    }
+
+    /// A mutant is looked for where it hurts.
+    fn where_it_hurts(mut self, mutant: Mutant) -> Self {
+        match mutant {
+            Mutant::OffsetsFirst | Mutant::StateBeforeCommit | Mutant::CommitAskedAgain | Mutant::FencedLate => {
+                (self.network.break_once_in, self.network.latest_us) = (20, 6_000_000);
+                (self.pods, self.cut, self.second, self.kill) = (1, 0, 60, 100);
+            }
+            Mutant::ControlReadFirst | Mutant::NotSettled | Mutant::SlotIgnored => {
+                (self.pods, self.rescale) = (3, 30);
+            }
+            Mutant::ManifestFirst | Mutant::NoChecksum | Mutant::EarlyTrim | Mutant::LocalUnchecked => {
+                (self.kill, self.lost, self.older) = (30, 2, 3);
+                (self.store.damage, self.store.fail) = (4, 10);
+            }
+            Mutant::PositionLeftOut => self.kill = 30,
+        }
+        self
+    }
+
+    /// What becomes of the disk of a killed process.
+    pub(crate) fn fate(&self, random: &mut Random) -> Fate {
+        if random.once_in(self.lost) {
+            Fate::Lost
+        } else if random.once_in(self.older) {
+            Fate::Older
+        } else if random.once_in(4) {
+            Fate::Kept
+        } else {
+            Fate::Killed
+        }
+    }
+}

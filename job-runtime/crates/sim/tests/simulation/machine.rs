@@ -1,0 +1,114 @@
+//! Local disks: what a killed process leaves, and disks that are lost, are an older copy, or take no more writes.
+//!
+//! Owns the stores of one process. As with RocksDB without a log of its own, a kill leaves what was flushed last.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dataflow::key::ShardId;
+use dataflow::state::{ChangeBatch, LogOffset, ShardStore, StateError};
+use dataflow::testing::{Disk, MemoryStore};
+
+/// The shards' databases of one machine. Clones are the same.
+#[derive(Clone)]
+pub(crate) struct Disks {
+    /// As the process sees them.
+    pub(crate) now: Vec<Disk>,
+    /// What a kill leaves.
+    flushed: Vec<Disk>,
+    /// A copy that somebody made a while ago.
+    backup: Vec<Disk>,
+    /// The next write fails, as when the disk is full.
+    broken: Arc<AtomicBool>,
+}
+
+/// What becomes of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// All of it is there: the machine only rebooted slowly.
+    Kept,
+    /// What was not flushed is gone.
+    Killed,
+    /// Everything is gone.
+    Lost,
+    /// An older copy stands in its place.
+    Older,
+}
+
+impl Disks {
+    pub(crate) fn new(shards: u16) -> Self {
+        let new = || (0..shards).map(|_| Disk::default()).collect();
+        Self { now: new(), flushed: new(), backup: new(), broken: Arc::default() }
+    }
+
+    /// Makes a shard durable; returns what it has.
+    pub(crate) fn flush(&self, shard: ShardId) -> Disk {
+        let place = usize::from(shard.0);
+        self.flushed[place].replace(&self.now[place]);
+        self.now[place].copy()
+    }
+
+    /// As a database does that is closed.
+    pub(crate) fn close(&self) {
+        self.flushed.iter().zip(&self.now).for_each(|(flushed, now)| flushed.replace(now));
+    }
+
+    /// Makes a copy to be put back later.
+    pub(crate) fn back_up(&self) {
+        self.backup.iter().zip(&self.flushed).for_each(|(backup, flushed)| backup.replace(flushed));
+    }
+
+    pub(crate) fn meets(&self, fate: Fate) {
+        let empty = Disk::default();
+        for (place, now) in self.now.iter().enumerate() {
+            match fate {
+                Fate::Kept => {}
+                Fate::Killed => now.replace(&self.flushed[place]),
+                Fate::Lost => now.replace(&empty),
+                Fate::Older => now.replace(&self.backup[place]),
+            }
+        }
+        self.close();
+    }
+
+    /// The next write fails.
+    pub(crate) fn fill_up(&self) {
+        self.broken.store(true, Ordering::SeqCst);
+    }
+
+    pub(crate) fn store(&self, shard: ShardId) -> Store {
+        let memory = MemoryStore::new(shard, self.now[usize::from(shard.0)].clone());
+        Store { memory, broken: Arc::clone(&self.broken) }
+    }
+}
+
+/// One shard's database.
+pub(crate) struct Store {
+    memory: MemoryStore,
+    broken: Arc<AtomicBool>,
+}
+
+impl ShardStore for Store {
+    fn shard(&self) -> ShardId {
+        self.memory.shard()
+    }
+
+    fn scan(&self, prefix: &[u8], visit: &mut dyn FnMut(&[u8], &[u8])) -> Result<(), StateError> {
+        self.memory.scan(prefix, visit)
+    }
+
+    fn multi_get(&self, keys: &[&[u8]]) -> Result<Vec<Option<Vec<u8>>>, StateError> {
+        self.memory.multi_get(keys)
+    }
+
+    fn apply(&mut self, changes: &ChangeBatch, offset: LogOffset) -> Result<(), StateError> {
+        if self.broken.swap(false, Ordering::SeqCst) {
+            return Err(StateError { shard: self.shard(), message: "no space left on device".to_owned() });
+        }
+        self.memory.apply(changes, offset)
+    }
+
+    fn applied(&self) -> Option<LogOffset> {
+        self.memory.applied()
+    }
+}
