@@ -118,7 +118,7 @@ pub struct OrderedSavepoint {
     /// Uid of the job that it was ordered from.
     #[schemars(length(min = 1, max = 64))]
     pub job_uid: String,
-    /// When.
+    /// When it was recorded, just before it was ordered.
     pub at: Time,
 }
 

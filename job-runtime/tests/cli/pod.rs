@@ -136,6 +136,9 @@ fn the_operators_token_ends_the_job_and_another_one_does_not() {
     assert_eq!(stop(&theirs), 401);
     assert!(running.runs());
     assert_eq!(stop(&ours), 202);
+    // The job's work ends; the pod says so and waits to be ended, or Kubernetes would start it again.
+    running.wait_until("the end of its work", || pod.status().is_some_and(|told| told["phase"] == "Finished"));
+    running.signal("TERM");
     let outcome = running.end();
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     for token in [&theirs, &ours] {
