@@ -84,6 +84,9 @@ pub enum PodError {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// Asked to stop while it waited for another process to let go of the state directory.
+    #[error("stopped before it started")]
+    Stopped,
     /// A wait passed its deadline.
     #[error("{what} took longer than {seconds} s; the next start goes on from the last commit")]
     Deadline {
@@ -110,6 +113,7 @@ impl PodError {
             | Self::Snapshot(_)
             | Self::Log(_)
             | Self::Recover(_) => TerminationReason::StateFailed,
+            Self::Stopped => TerminationReason::Stopped,
             Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
             Self::Commit(_) | Self::Deadline { .. } => TerminationReason::CommitFailed,
             Self::Worker(_) => TerminationReason::RecordFailed,
