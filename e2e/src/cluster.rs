@@ -129,11 +129,19 @@ impl Namespace {
     /// How things stand in this namespace, for the message of a failed test.
     #[must_use]
     pub fn describe(&self) -> String {
-        let looks: [&[&str]; 4] = [
+        let looks: [&[&str]; 5] = [
             &["get", "streamjobs,pods,statefulsets,pvc", "-o", "wide"],
             &["get", "streamjobs", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}"],
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["logs", "--selector=app.kubernetes.io/component=job", "--tail=40", "--prefix"],
+            &[
+                "logs",
+                "--selector=app.kubernetes.io/component=job",
+                "--tail=20",
+                "--prefix",
+                "--previous",
+                "--ignore-errors",
+            ],
         ];
         looks.iter().map(|look| self.kubectl(look).unwrap_or_else(|error| format!("{error:#}\n"))).collect()
     }

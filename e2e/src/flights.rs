@@ -35,7 +35,25 @@ pub struct Delays {
     pub worst_delay: Option<i64>,
 }
 
-/// Rows by airport and hour (`2013-01-01T10:00`). A row that came twice is there twice.
+/// What a job gives a row for, each hour.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Per {
+    /// Each airport of departure, as in `EWR`.
+    Airport,
+    /// Each airport of departure and of arrival, as in `EWR-IAH`.
+    Route,
+}
+
+impl Per {
+    fn key(self, origin: &str, dest: &str) -> String {
+        match self {
+            Self::Airport => origin.to_owned(),
+            Self::Route => format!("{origin}-{dest}"),
+        }
+    }
+}
+
+/// Rows by airport or route, and hour (`2013-01-01T10:00`). A row that came twice is there twice.
 pub type Answer = BTreeMap<(String, String), Vec<Delays>>;
 
 /// Reads the sample data.
@@ -103,10 +121,11 @@ pub fn nearly_sorted(mut flights: Vec<Flight>) -> Vec<Flight> {
 
 /// The answer for `flights`.
 #[must_use]
-pub fn oracle(flights: &[Flight]) -> Answer {
+pub fn oracle(flights: &[Flight], per: Per) -> Answer {
     let mut groups: BTreeMap<(String, String), Vec<i32>> = BTreeMap::new();
     for flight in flights {
-        let group = groups.entry((flight.origin.clone(), flight.hour[..16].to_owned())).or_default();
+        let key = per.key(&flight.origin, &flight.dest);
+        let group = groups.entry((key, flight.hour[..16].to_owned())).or_default();
         group.extend(flight.dep_delay);
     }
     let answer = |delays: Vec<i32>| Delays {
@@ -122,7 +141,7 @@ pub fn oracle(flights: &[Flight]) -> Answer {
 ///
 /// # Errors
 /// When a record is not as the job's sink table says.
-pub fn answer(records: &[Vec<u8>]) -> anyhow::Result<Answer> {
+pub fn answer(records: &[Vec<u8>], per: Per) -> anyhow::Result<Answer> {
     let mut answer = Answer::new();
     for record in records {
         let row: Value =
@@ -133,9 +152,20 @@ pub fn answer(records: &[Vec<u8>]) -> anyhow::Result<Answer> {
         let Some(departures) = row["departures"].as_i64() else { bail!("no departures in {row}") };
         let delays =
             Delays { departures, mean_delay: row["mean_delay"].as_f64(), worst_delay: row["worst_delay"].as_i64() };
-        answer.entry((text("origin")?, hour)).or_default().push(delays);
+        let dest = match per {
+            Per::Airport => String::new(),
+            Per::Route => text("dest")?,
+        };
+        answer.entry((per.key(&text("origin")?, &dest), hour)).or_default().push(delays);
     }
     Ok(answer)
+}
+
+/// What is wrong with the part of the answer that is there: rows that came twice, that are others than wanted, or that nobody asked for.
+#[must_use]
+pub fn differences_so_far(got: &Answer, want: &Answer) -> Vec<String> {
+    let due = want.iter().filter(|(key, _)| got.contains_key(*key));
+    differences(got, &due.map(|(key, rows)| (key.clone(), rows.clone())).collect())
 }
 
 /// What is wrong with `got`, in at most ten lines; empty when it equals `want`.
@@ -175,11 +205,19 @@ mod tests {
     fn the_oracle_knows_the_sample() {
         let flights = read().unwrap();
         assert_eq!(flights.len(), 12_208);
-        let answer = oracle(&flights);
+        let answer = oracle(&flights, Per::Airport);
         assert_eq!(answer[&("EWR".to_owned(), "2013-01-01T10:00".to_owned())][0].departures, 2);
         assert!(differences(&answer, &answer).is_empty());
         let mut twice = answer.clone();
         twice.values_mut().for_each(|rows| rows.extend(rows.clone()));
         assert_eq!(differences(&twice, &answer).len(), 11);
+        assert_eq!(differences_so_far(&twice, &answer).len(), 11);
+        let routes = oracle(&flights, Per::Route);
+        assert_eq!(routes.len(), 10_371);
+        assert_eq!(routes[&("EWR-IAH".to_owned(), "2013-01-01T10:00".to_owned())][0].departures, 1);
+        let mut part = routes.clone();
+        part.pop_first();
+        assert!(differences_so_far(&part, &routes).is_empty());
+        assert_eq!(differences(&part, &routes).len(), 1);
     }
 }

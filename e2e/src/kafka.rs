@@ -73,6 +73,22 @@ pub async fn delete_topics(part: &str) -> anyhow::Result<Vec<String>> {
     Ok(names)
 }
 
+/// How far all partitions of the topics whose names begin with `prefix` go, together.
+///
+/// # Errors
+/// When the broker does not say.
+pub fn ends_of(prefix: &str) -> anyhow::Result<i64> {
+    let consumer: BaseConsumer = config()?.create()?;
+    let metadata = consumer.fetch_metadata(None, TIMEOUT)?;
+    let mut sum = 0;
+    for topic in metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix)) {
+        for partition in topic.partitions() {
+            sum += consumer.fetch_watermarks(topic.name(), partition.id(), TIMEOUT)?.1;
+        }
+    }
+    Ok(sum)
+}
+
 /// Writes records, each into its partition, in order.
 ///
 /// # Errors

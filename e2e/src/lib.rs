@@ -5,3 +5,5 @@ pub mod bench;
 pub mod cluster;
 pub mod flights;
 pub mod kafka;
+pub mod operator;
+pub mod s3;

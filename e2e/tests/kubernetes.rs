@@ -5,39 +5,14 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use e2e::cluster::{Namespace, required, run};
-use e2e::flights::{self, Flight};
+use e2e::cluster::{Namespace, run};
+use e2e::flights::{self, Flight, Per};
 use e2e::kafka::{self, Reader};
+use e2e::operator::{self, SYSTEM};
 
 const PARTITIONS: i32 = 3;
-const RELEASE: &str = "millstream";
-const SYSTEM: &str = "millstream-system";
-
-/// Installs the operator by Helm, once for all tests of this process.
-fn install() {
-    static DONE: OnceLock<()> = OnceLock::new();
-    DONE.get_or_init(|| {
-        required().unwrap();
-        let chart = Path::new(env!("CARGO_MANIFEST_DIR")).join("../charts/millstream");
-        let chart = chart.to_str().expect("the checkout's path is UTF-8");
-        let mut arguments = vec!["upgrade", "--install", RELEASE, chart, "--namespace", SYSTEM, "--create-namespace"];
-        // Definitions that someone applied by hand before are taken over.
-        arguments.extend(["--take-ownership", "--wait", "--timeout", "120s"]);
-        // A cluster of one's own pulls the images from a registry of one's own: `--set image.repository=… --set jobImage.repository=…`.
-        let more = std::env::var("MILLSTREAM_HELM_ARGUMENTS").unwrap_or_default();
-        arguments.extend(more.split_whitespace());
-        if let Err(error) = run("helm", &arguments) {
-            let pods = run("kubectl", &["--namespace", SYSTEM, "get", "pods", "-o", "wide"]).unwrap_or_default();
-            let events = run("kubectl", &["--namespace", SYSTEM, "get", "events"]).unwrap_or_default();
-            let logs = ["--namespace", SYSTEM, "logs", "--selector=app.kubernetes.io/component=operator", "--tail=40"];
-            let logs = run("kubectl", &logs).unwrap_or_default();
-            panic!("{error:#}\n{pods}\n{events}\n{logs}");
-        }
-    });
-}
 
 /// The topics of one test, deleted at its end with those that the job made for itself.
 struct Topics {
@@ -94,26 +69,15 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Runtime::new().unwrap()
 }
 
-/// Ready of this process: the condition of the StreamJob may be one from before a kill.
-fn wait_for_new_pod(namespace: &Namespace, old: &str) {
-    namespace
-        .until("a new pod Ready", Duration::from_secs(90), || {
-            let new = namespace.get("pod/flights-0", "{.metadata.uid}")?;
-            let ready = namespace.get("pod/flights-0", "{.status.conditions[?(@.type==\"Ready\")].status}")?;
-            Ok((new != old && ready == "True").then_some(()))
-        })
-        .unwrap();
-}
-
 #[test]
 #[ignore = "needs the lab"]
 fn a_job_survives_the_loss_of_its_pod_with_every_row_exactly_once() {
-    install();
+    operator::install().unwrap();
     let runtime = runtime();
     let namespace = Namespace::new("e2e-flights").unwrap();
     let topics = Topics::new(&runtime, &namespace.name);
     let all = flights::nearly_sorted(flights::read().unwrap());
-    let want = flights::oracle(&all);
+    let want = flights::oracle(&all, Per::Airport);
     // In four parts: before each loss of the pod there is work, and after each loss there is more.
     let parts: Vec<&[Flight]> = all.chunks(all.len().div_ceil(4)).collect();
     topics.send(parts[0]);
@@ -128,7 +92,7 @@ fn a_job_survives_the_loss_of_its_pod_with_every_row_exactly_once() {
         topics.send(&part[..part.len() / 2]);
         namespace.kubectl(&["delete", "pod", "flights-0", "--force", "--grace-period=0"]).unwrap();
         topics.send(&part[part.len() / 2..]);
-        wait_for_new_pod(&namespace, &old);
+        operator::wait_for_new_pod(&namespace, "flights-0", &old).unwrap();
         let before = reader.records.len();
         reader.until("a row after the loss", Duration::from_secs(60), |rows| rows.len() > before).unwrap_or_else(
             |error| {
@@ -139,29 +103,17 @@ fn a_job_survives_the_loss_of_its_pod_with_every_row_exactly_once() {
     topics.close();
     let complete = reader.until("all rows", Duration::from_secs(90), |rows| rows.len() >= want.len());
     reader.to_end().unwrap();
-    let wrong = flights::differences(&flights::answer(&reader.records).unwrap(), &want);
+    let wrong = flights::differences(&flights::answer(&reader.records, Per::Airport).unwrap(), &want);
     assert!(complete.is_ok() && wrong.is_empty(), "{}\n{}", wrong.join("\n"), namespace.describe());
     namespace.wait_for("streamjob/flights", "condition=Ready", Duration::from_secs(30)).unwrap();
-    nothing_is_left_after_deletion(&namespace);
+    operator::delete_job(&namespace, "flights").unwrap();
     runtime.block_on(kafka::delete_topics(&namespace.name)).unwrap();
-}
-
-fn nothing_is_left_after_deletion(namespace: &Namespace) {
-    namespace.kubectl(&["delete", "streamjob", "flights", "--timeout=90s"]).unwrap();
-    let kinds = "statefulset,pod,service,configmap,pvc,poddisruptionbudget,networkpolicy,secret";
-    namespace
-        .until("nothing of the job left", Duration::from_secs(60), || {
-            let left = namespace.kubectl(&["get", kinds, "--selector=millstream.io/job=flights", "-o", "name"])?;
-            anyhow::ensure!(left.trim().is_empty(), "{left}");
-            Ok(Some(()))
-        })
-        .unwrap();
 }
 
 #[test]
 #[ignore = "needs the lab"]
 fn a_wrong_job_is_refused_by_the_api_server_or_says_why_within_ten_seconds() {
-    install();
+    operator::install().unwrap();
     let runtime = runtime();
     let namespace = Namespace::new("e2e-wrong").unwrap();
     let topics = Topics::new(&runtime, &namespace.name);
@@ -187,14 +139,14 @@ fn a_wrong_job_is_refused_by_the_api_server_or_says_why_within_ten_seconds() {
     assert!(took < Duration::from_secs(10), "the reason came after {took:?}");
     let ready = namespace.get("streamjob/flights", "{.status.conditions[?(@.type==\"Ready\")].status}").unwrap();
     assert_eq!(ready, "False");
-    nothing_is_left_after_deletion(&namespace);
+    operator::delete_job(&namespace, "flights").unwrap();
     runtime.block_on(kafka::delete_topics(&namespace.name)).unwrap();
 }
 
 #[test]
 #[ignore = "needs the lab"]
 fn a_suspended_job_has_no_pod_and_goes_on_where_it_was() {
-    install();
+    operator::install().unwrap();
     let runtime = runtime();
     let namespace = Namespace::new("e2e-suspend").unwrap();
     let topics = Topics::new(&runtime, &namespace.name);
@@ -220,19 +172,19 @@ fn a_suspended_job_has_no_pod_and_goes_on_where_it_was() {
     topics.send(rest);
     topics.close();
     state("Running");
-    let want = flights::oracle(&all);
+    let want = flights::oracle(&all, Per::Airport);
     let complete = reader.until("all rows", Duration::from_secs(90), |rows| rows.len() >= want.len());
     reader.to_end().unwrap();
-    let wrong = flights::differences(&flights::answer(&reader.records).unwrap(), &want);
+    let wrong = flights::differences(&flights::answer(&reader.records, Per::Airport).unwrap(), &want);
     assert!(complete.is_ok() && wrong.is_empty(), "{}\n{}", wrong.join("\n"), namespace.describe());
-    nothing_is_left_after_deletion(&namespace);
+    operator::delete_job(&namespace, "flights").unwrap();
     runtime.block_on(kafka::delete_topics(&namespace.name)).unwrap();
 }
 
 #[test]
 #[ignore = "needs the lab"]
 fn the_operator_has_no_right_to_secrets_and_pods_hold_no_token() {
-    install();
+    operator::install().unwrap();
     let account =
         run("kubectl", &["--namespace", SYSTEM, "get", "pods", "-o", "jsonpath={.items[0].spec.serviceAccountName}"])
             .unwrap();

@@ -6,6 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use e2e::kafka::{self, Reader};
+use e2e::s3;
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 
@@ -87,43 +88,15 @@ fn secure_listeners_take_the_right_client_and_refuse_others() {
     }
 }
 
-/// `curl` signs the requests of S3 by itself. Answers with the status code.
-fn s3(arguments: &[&str], path: &str) -> String {
-    let user = format!("{}:{}", var("AWS_ACCESS_KEY_ID"), var("AWS_SECRET_ACCESS_KEY"));
-    let sign = format!("aws:amz:{}:s3", var("AWS_REGION"));
-    let url = format!("{}/{path}", var("AWS_ENDPOINT_URL"));
-    let output = Command::new("curl")
-        .args([
-            "-sS",
-            "-o",
-            "/dev/null",
-            "-w",
-            "%{http_code}",
-            "--max-time",
-            "20",
-            "--user",
-            &user,
-            "--aws-sigv4",
-            &sign,
-        ])
-        .args(["-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"])
-        .args(arguments)
-        .arg(&url)
-        .output()
-        .expect("curl runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
 #[test]
 #[ignore = "needs the lab"]
 fn an_object_is_created_only_once() {
     let bucket = format!("lab-{}", std::process::id());
-    assert_eq!(s3(&["-X", "PUT"], &bucket), "200");
+    assert_eq!(s3::request(&["-X", "PUT"], &bucket).unwrap(), "200");
     let key = format!("{bucket}/manifest");
     let once = ["-X", "PUT", "-H", "If-None-Match: *", "--data-binary", "a"];
-    assert_eq!(s3(&once, &key), "200");
-    assert_eq!(s3(&once, &key), "412");
-    assert_eq!(s3(&[], &key), "200");
-    assert_eq!(s3(&["-X", "DELETE"], &key), "204");
+    assert_eq!(s3::request(&once, &key).unwrap(), "200");
+    assert_eq!(s3::request(&once, &key).unwrap(), "412");
+    assert_eq!(s3::request(&[], &key).unwrap(), "200");
+    assert_eq!(s3::request(&["-X", "DELETE"], &key).unwrap(), "204");
 }

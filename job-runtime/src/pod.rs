@@ -46,6 +46,8 @@ pub struct PodConfig {
     pub workers: usize,
     /// Where state is kept.
     pub state_dir: PathBuf,
+    /// How long to wait for another process to let go of it.
+    pub state_dir_wait: Duration,
     /// `spec.stateMemory`.
     pub state_memory: StateMemory,
     /// Start anew: remove the job's earlier state first.

@@ -258,7 +258,9 @@ fn other_shards_other_pods_and_other_disks_are_refused() {
             && error.to_string().contains("spec.shards: 2"),
         "{error}"
     );
-    let error = recover(KafkaLogConfig { ordinal: 1, pods: 2, ..config(&uid, 2) }, &mut Disk::new().stores(2));
+    let deadline = Duration::from_secs(1);
+    let second = KafkaLogConfig { ordinal: 1, pods: 2, deadline, ..config(&uid, 2) };
+    let error = recover(second, &mut Disk::new().stores(2));
     assert!(matches!(error, RecoverError::NotAssigned { ordinal: 1, number: 1, pods: 1, shards: 2 }), "{error}");
     // A disk that is ahead of the log is not this log's.
     stores[1].apply(&change("k", "9"), LogOffset(applied[0].1.0 + 100)).unwrap();
@@ -275,7 +277,7 @@ fn a_pod_that_may_not_make_the_first_assignment_waits_for_pod_0() {
     let deadline = Duration::from_secs(1);
     let config = KafkaLogConfig { ordinal: 1, pods: 2, deadline, ..config(&unique("job"), 2) };
     let error = KafkaCommitLog::fence(config).unwrap().assigned().err().expect("refused");
-    assert!(matches!(error, RecoverError::NoAssignment { seconds: 6 }), "{error}");
+    assert!(matches!(error, RecoverError::NoAssignment { seconds: 18 }), "{error}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dataflow::key::Shards;
 use job_api::{JOB_FILE, PodPhase, PodSettings, SETTINGS_FILE, Termination, TerminationReason, VERSION};
@@ -28,8 +28,14 @@ use crate::pod::{Ended, Pod, PodConfig, PodError};
 use crate::snapshot::place::StorePlace;
 use crate::state::memory::StateMemory;
 
+/// A pod that is deleted by force is replaced before its process has gone: that one has its grace period, 30 seconds unless the job says
+/// otherwise, to make its last commit. Who waits does not fail, and is not held back longer and longer by Kubernetes.
+const STATE_DIR_WAIT: Duration = Duration::from_secs(60);
+
 /// Runs until ended from outside or failed.
 pub(super) fn run(args: &PodArgs, started: Instant) -> ExitCode {
+    // Before there is any other thread.
+    signals::hold();
     let result = settings(&args.config_dir).and_then(|settings| {
         let span =
             tracing::info_span!("pod", job = tracing::field::Empty, revision = settings.revision, pod = args.pod_name);
@@ -90,7 +96,7 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
     });
     let internal =
         |e: std::io::Error| (TerminationReason::Internal, Failure::Start(format!("cannot start a thread: {e}")));
-    let _background = background.map_err(internal)?;
+    let background = background.map_err(internal)?;
     let set = |phase, error| *pages.phase.lock().unwrap_or_else(PoisonError::into_inner) = (phase, error);
     let result = run_job(args, settings, &pages, &monitor, started, span, &|| set(PodPhase::Running, None));
     match &result {
@@ -113,7 +119,12 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
             );
         }
     }
-    result
+    // From here on nobody watches for signals: one that comes is for the process that replaces this one.
+    drop(background);
+    match result {
+        Ok(Ended::Reassigned) if monitor.stop_asked() => Ok(Ended::Stopped),
+        result => result,
+    }
 }
 
 async fn serve_control(control: Arc<ControlPort>, port: u16, cancel: CancellationToken) -> Result<(), ControlError> {
@@ -160,7 +171,7 @@ fn run_job(
         (reason, failure)
     };
     let pod = match Pod::start(config, monitor, started) {
-        Err(PodError::Recover(RecoverError::Stopped)) => return Ok(Ended::Stopped),
+        Err(PodError::Stopped | PodError::Recover(RecoverError::Stopped)) => return Ok(Ended::Stopped),
         Err(PodError::Recover(error @ RecoverError::Ended { .. })) => {
             tracing::info!("{error}");
             return Ok(Ended::Stopped);
@@ -188,6 +199,7 @@ fn config(args: &PodArgs, settings: &PodSettings, loaded: &Loaded) -> Result<Pod
         commit_interval: file.commit_interval,
         workers: file.workers.map_or(cores, usize::from).min(usize::from(file.shards)),
         state_dir: args.state_dir.clone(),
+        state_dir_wait: STATE_DIR_WAIT,
         state_memory: StateMemory::new(file.state_memory),
         fresh: false,
         restore_from: settings.restore_from.clone().or(file.restore_from.clone()),

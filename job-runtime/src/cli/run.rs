@@ -119,6 +119,8 @@ fn config(args: &RunArgs, loaded: &Loaded) -> Result<PodConfig, Failure> {
         commit_interval: file.commit_interval,
         workers,
         state_dir: absolute(state_dir)?,
+        // The other one runs until somebody ends it, most likely.
+        state_dir_wait: Duration::ZERO,
         state_memory: StateMemory::new(file.state_memory),
         fresh: args.fresh,
         restore_from: args.from_savepoint.clone().or(file.restore_from.clone()),

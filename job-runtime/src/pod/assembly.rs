@@ -37,7 +37,7 @@ use crate::kafka::shuffle::ReadUpTo;
 use crate::snapshot::origin::Origin;
 use crate::snapshot::start::Restored;
 use crate::snapshot::thread::Snapshots;
-use crate::state::directory::{JobIdentity, StateDirectory};
+use crate::state::directory::{DirectoryError, JobIdentity, Patience, StateDirectory};
 use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
 mod dead_letters;
@@ -131,7 +131,7 @@ impl Pod {
         let found = snapshots::find_uid(&config)?;
         let uid = config.uid.as_deref().or(found.as_deref());
         let identity = JobIdentity { uid, name: &config.name, shards: config.shards.count() };
-        let directory = StateDirectory::open(&config.state_dir, identity, config.fresh)?;
+        let directory = take_directory(&config, identity, monitor)?;
         config.connectors.job_uid = directory.job_uid().to_owned();
         config.connectors.bounded = bounded(&config)?;
         seat::check(&config)?;
@@ -181,6 +181,19 @@ impl Pod {
             snapshots.finish();
         }
         Ok(ended)
+    }
+}
+
+/// The state directory, once an earlier process of this pod has left it.
+fn take_directory(
+    config: &PodConfig,
+    identity: JobIdentity<'_>,
+    monitor: &Monitor,
+) -> Result<StateDirectory, PodError> {
+    let patience = Patience { longest: config.state_dir_wait, given_up: &|| monitor.stop_asked() };
+    match StateDirectory::open(&config.state_dir, identity, config.fresh, patience) {
+        Err(DirectoryError::InUse { .. }) if monitor.stop_asked() => Err(PodError::Stopped),
+        taken => Ok(taken?),
     }
 }
 

@@ -92,6 +92,9 @@ pub enum PodError {
     /// A thread cannot be started.
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
+    /// Asked to stop while it waited for another process to let go of the state directory.
+    #[error("stopped before it started")]
+    Stopped,
     /// A wait passed its deadline.
     #[error("{what} took longer than {seconds} s; the next start goes on from the last commit")]
     Deadline {
@@ -119,6 +122,7 @@ impl PodError {
             | Self::Log(_)
             | Self::Recover(_)
             | Self::OtherPlan { .. } => TerminationReason::StateFailed,
+            Self::Stopped => TerminationReason::Stopped,
             Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
             Self::Commit(_) | Self::Deadline { .. } => TerminationReason::CommitFailed,
             Self::Worker(WorkerError::State(_)) => TerminationReason::StateFailed,

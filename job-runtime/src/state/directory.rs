@@ -11,6 +11,7 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use dataflow::key::Shards;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,8 @@ const JOB_FILE: &str = "job.json";
 const LOCK_FILE: &str = "LOCK";
 const OURS: [&str; 3] = ["log", "shards", "snapshots"];
 const RESTORING_FILE: &str = "RESTORING";
+/// Between two tries to lock a directory that another process still has.
+const LOCK_AGAIN: Duration = Duration::from_millis(20);
 
 /// Whose directory it is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +43,20 @@ pub struct JobIdentity<'a> {
     pub name: &'a str,
     /// `spec.shards`.
     pub shards: u16,
+}
+
+/// How long to wait for another process to let go of a directory.
+#[derive(Clone, Copy)]
+pub struct Patience<'a> {
+    /// No longer than this.
+    pub longest: Duration,
+    /// Asked again and again: true ends the wait at once.
+    pub given_up: &'a dyn Fn() -> bool,
+}
+
+impl Patience<'_> {
+    /// No wait at all.
+    pub const NONE: Patience<'static> = Patience { longest: Duration::ZERO, given_up: &|| true };
 }
 
 /// A state directory in use by this process until dropped.
@@ -113,14 +130,19 @@ pub enum DirectoryError {
 }
 
 impl StateDirectory {
-    /// Takes a directory for a job, made if it is not there. With `fresh` the job's earlier state is removed first, and a job without a
-    /// uid of its own gets a new one.
+    /// Takes a directory for a job, made if it is not there, once no other process uses it any more. With `fresh` the job's earlier state is
+    /// removed first, and a job without a uid of its own gets a new one.
     ///
     /// # Errors
-    /// When it belongs to another job, is in use, was written by a newer release, or cannot be read or written.
-    pub fn open(root: &Path, job: JobIdentity<'_>, fresh: bool) -> Result<Self, DirectoryError> {
+    /// When it belongs to another job, stays in use, was written by a newer release, or cannot be read or written.
+    pub fn open(
+        root: &Path,
+        job: JobIdentity<'_>,
+        fresh: bool,
+        patience: Patience<'_>,
+    ) -> Result<Self, DirectoryError> {
         fs::create_dir_all(root).map_err(io("create", root))?;
-        let lock = lock(root)?;
+        let lock = lock(root, patience)?;
         let mut found = read_job(root, job, fresh)?;
         if fresh {
             remove_state(root)?;
@@ -157,7 +179,7 @@ impl StateDirectory {
             value.get("shards").and_then(serde_json::Value::as_u64).and_then(|count| u16::try_from(count).ok());
         let shards = shards.and_then(Shards::new).ok_or_else(|| foreign("job.json has no number of shards"))?;
         let identity = JobIdentity { uid: None, name: &name, shards: shards.count() };
-        Ok((Self::open(root, identity, false)?, shards))
+        Ok((Self::open(root, identity, false, Patience::NONE)?, shards))
     }
 
     /// The job's uid: its own, or the one made for this directory.
@@ -205,13 +227,24 @@ fn io<'a>(action: &'static str, path: &'a Path) -> impl FnOnce(std::io::Error) -
     move |source| DirectoryError::Io { action, path: path.to_owned(), source }
 }
 
-fn lock(root: &Path) -> Result<File, DirectoryError> {
+/// A process that holds the lock may be on its way out: a pod that was deleted by force still commits and leaves while its successor
+/// starts on the same volume.
+fn lock(root: &Path, patience: Patience<'_>) -> Result<File, DirectoryError> {
     let path = root.join(LOCK_FILE);
     let file = OpenOptions::new().create(true).write(true).truncate(false).open(&path).map_err(io("open", &path))?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(DirectoryError::InUse { path: root.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(DirectoryError::Io { action: "lock", path, source }),
+    let (begin, mut told) = (Instant::now(), false);
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if begin.elapsed() < patience.longest && !(patience.given_up)() => {
+                if !std::mem::replace(&mut told, true) {
+                    tracing::info!(path = %root.display(), "another process still has the state directory; waiting for it");
+                }
+                std::thread::park_timeout(LOCK_AGAIN);
+            }
+            Err(TryLockError::WouldBlock) => return Err(DirectoryError::InUse { path: root.to_owned() }),
+            Err(TryLockError::Error(source)) => return Err(DirectoryError::Io { action: "lock", path, source }),
+        }
     }
 }
 
@@ -308,14 +341,20 @@ fn write_job(root: &Path, job: JobIdentity<'_>) -> Result<String, DirectoryError
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     const JOB: JobIdentity<'static> = JobIdentity { uid: None, name: "delays", shards: 16 };
 
+    fn open_now(root: &Path, job: JobIdentity<'_>, fresh: bool) -> Result<StateDirectory, DirectoryError> {
+        StateDirectory::open(root, job, fresh, Patience::NONE)
+    }
+
     #[test]
     fn a_job_without_a_uid_keeps_the_one_made_for_it_until_fresh() {
         let dir = tempfile::tempdir().unwrap();
-        let open = |fresh| StateDirectory::open(dir.path(), JOB, fresh).unwrap();
+        let open = |fresh| open_now(dir.path(), JOB, fresh).unwrap();
         let first = open(false).job_uid().to_owned();
         let second = open(false);
         assert_eq!((second.job_uid(), second.resumes()), (first.as_str(), true));
@@ -329,36 +368,63 @@ mod tests {
     #[test]
     fn a_second_process_is_refused() {
         let dir = tempfile::tempdir().unwrap();
-        let _first = StateDirectory::open(dir.path(), JOB, false).unwrap();
-        let error = StateDirectory::open(dir.path(), JOB, false).unwrap_err();
+        let _first = open_now(dir.path(), JOB, false).unwrap();
+        let error = open_now(dir.path(), JOB, false).unwrap_err();
         assert!(matches!(error, DirectoryError::InUse { .. }), "{error}");
+    }
+
+    #[test]
+    fn a_process_that_leaves_is_waited_for_until_the_wait_is_given_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = open_now(dir.path(), JOB, false).unwrap();
+        let asked = AtomicUsize::new(0);
+        let third_time = || asked.fetch_add(1, Ordering::Relaxed) == 2;
+        let patience = Patience { longest: Duration::from_secs(60), given_up: &third_time };
+        let error = StateDirectory::open(dir.path(), JOB, false, patience).unwrap_err();
+        assert!(matches!(error, DirectoryError::InUse { .. }), "{error}");
+        assert_eq!(asked.load(Ordering::Relaxed), 3);
+
+        let (waits, waiting) = std::sync::mpsc::channel();
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                waiting.recv().unwrap();
+                drop(first);
+            });
+            let goes_on = || {
+                // Told again and again: once is enough, and then nobody listens.
+                let _ = waits.send(());
+                false
+            };
+            let patience = Patience { longest: Duration::from_secs(60), given_up: &goes_on };
+            StateDirectory::open(dir.path(), JOB, false, patience).unwrap();
+        });
     }
 
     #[test]
     fn what_does_not_fit_is_refused_with_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
-        drop(StateDirectory::open(dir.path(), JobIdentity { uid: Some("u1"), ..JOB }, false).unwrap());
-        let refuse = |job| StateDirectory::open(dir.path(), job, false).unwrap_err().to_string();
+        drop(open_now(dir.path(), JobIdentity { uid: Some("u1"), ..JOB }, false).unwrap());
+        let refuse = |job| open_now(dir.path(), job, false).unwrap_err().to_string();
         assert!(refuse(JobIdentity { name: "other", ..JOB }).contains("belongs to job delays, not to other"));
         assert!(refuse(JobIdentity { uid: Some("u2"), ..JOB }).contains("uid u1"));
         assert!(refuse(JobIdentity { shards: 8, ..JOB }).contains("write 16 back, or drop the state with --fresh"));
         assert!(
-            StateDirectory::open(dir.path(), JobIdentity { name: "other", ..JOB }, true).is_err(),
+            open_now(dir.path(), JobIdentity { name: "other", ..JOB }, true).is_err(),
             "fresh takes no other job's state"
         );
         fs::write(dir.path().join(JOB_FILE), r#"{"version": 9, "name": "delays", "new": 1}"#).unwrap();
         assert!(refuse(JOB).contains("newer release"));
-        assert!(StateDirectory::open(dir.path(), JOB, true).is_ok());
+        assert!(open_now(dir.path(), JOB, true).is_ok());
     }
 
     #[test]
     fn a_directory_of_something_else_is_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir(dir.path().join("log")).unwrap();
-        let error = StateDirectory::open(dir.path(), JOB, false).unwrap_err().to_string();
+        let error = open_now(dir.path(), JOB, false).unwrap_err().to_string();
         assert!(error.contains("is not a state directory"), "{error}");
         let file = dir.path().join("file");
         fs::write(&file, "x").unwrap();
-        assert!(matches!(StateDirectory::open(&file, JOB, false), Err(DirectoryError::Io { .. })));
+        assert!(matches!(open_now(&file, JOB, false), Err(DirectoryError::Io { .. })));
     }
 }

@@ -34,10 +34,24 @@ impl Pod {
     }
 
     fn start(&self) -> Running {
+        self.start_as(&[env!("CARGO_BIN_EXE_millstream")])
+    }
+
+    /// By a command that ends by starting `millstream`.
+    fn start_as(&self, command: &[&str]) -> Running {
         let (health, control) = (self.health.to_string(), self.control.to_string());
         let arguments = ["pod", "--config-dir", ".", "--state-dir", "state", "--pod-name", "ticks-0"];
         let ports = ["--termination-file", "last-words", "--health-port", &health, "--control-port", &control];
-        self.workshop.start(&[&arguments[..], &ports[..]].concat())
+        self.workshop.start_as(command, &[&arguments[..], &ports[..]].concat())
+    }
+
+    fn is_ready(&self) -> bool {
+        get(self.health, "/readyz").is_some_and(|(code, _)| code == 200)
+    }
+
+    /// The same pod at other ports, as Kubernetes starts it while the process of the one before still ends.
+    fn again(self) -> Self {
+        Self { health: free_port(), control: free_port(), ..self }
     }
 
     /// Asks on the control port.
@@ -69,7 +83,7 @@ fn probes_metrics_and_status_tell_how_it_goes_and_sigterm_ends_it_well() {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
     let pod = Pod::new(&std::fs::read_to_string(path).unwrap());
     let mut running = pod.start();
-    running.wait_until("ready", || get(pod.health, "/readyz").is_some_and(|(code, _)| code == 200));
+    running.wait_until("ready", || pod.is_ready());
     assert_eq!(get(pod.health, "/healthz").unwrap().0, 200);
     assert_eq!(get(pod.health, "/startupz").unwrap().0, 200);
     running.wait_until("a commit", || pod.status().is_some_and(|told| told["commits"].as_u64() > Some(0)));
@@ -145,4 +159,41 @@ fn the_operators_token_ends_the_job_and_another_one_does_not() {
         let secret = token.rsplit_once('.').unwrap().1;
         assert!(!outcome.stderr.contains(secret), "a token is in the log");
     }
+}
+
+#[test]
+fn a_pod_waits_for_the_process_before_it_to_leave_the_volume() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
+    // Hours of input: whoever runs, runs until asked to stop.
+    let pod = Pod::new(&std::fs::read_to_string(path).unwrap().replace("'149999'", "'999999999'"));
+    let mut first = pod.start();
+    first.wait_until("ready", || pod.is_ready());
+    let pod = pod.again();
+    let quietly = ["sh", "-c", "exec \"$0\" \"$@\" 2>next", env!("CARGO_BIN_EXE_millstream")];
+    let waits = || std::fs::read_to_string(pod.workshop.path("next")).unwrap_or_default().contains("waiting for it");
+    let mut next = pod.start_as(&quietly);
+    next.wait_until("waiting", waits);
+    // One that is asked to stop while it waits has nothing to complain of.
+    next.signal("TERM");
+    assert_eq!(next.end().code, Some(0), "{}", pod.workshop.read("next"));
+    assert!(!pod.workshop.path("last-words").exists());
+    std::fs::remove_file(pod.workshop.path("next")).unwrap();
+    let mut next = pod.start_as(&quietly);
+    next.wait_until("waiting", waits);
+    first.signal("TERM");
+    assert_eq!(first.end().code, Some(0));
+    next.wait_until("ready", || pod.is_ready());
+    next.signal("TERM");
+    assert_eq!(next.end().code, Some(0), "{}", pod.workshop.read("next"));
+}
+
+#[test]
+fn a_signal_from_before_the_process_was_replaced_is_heard() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cli/jobs/ticks.yaml");
+    let pod = Pod::new(&std::fs::read_to_string(path).unwrap());
+    // As a pod that begins anew: the signal is blocked, and still pending when the new program starts.
+    let pending = ["env", "--block-signal=TERM", "sh", "-c", "kill -s TERM $$; exec \"$0\" \"$@\""];
+    let outcome = pod.start_as(&[&pending[..], &[env!("CARGO_BIN_EXE_millstream")]].concat()).end();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stderr.contains("asked to stop"), "{outcome:?}");
 }

@@ -28,8 +28,9 @@ use crate::kafka::ffi::{ClientError, RawProducer};
 use crate::kafka::producer::{TRANSACTION_TIMEOUT_MS, TransactionalProducer};
 use crate::planted::{self, Bug};
 
-/// A pod without a share waits so many times as long as for Kafka: for pod 0's assignment, or for what is scaled.
-const SHARE: u32 = 6;
+/// A pod without a share waits so many times as long as for Kafka: for pod 0's assignment, which makes none before it starts or, when the
+/// job is scaled, before the kubelet has brought it the new number: a minute and a half later at the latest.
+const SHARE: u32 = 18;
 /// Earlier owners have this long to release what they lost; then they are fenced.
 const SETTLE: Duration = Duration::from_secs(5);
 /// How often the control topic is looked at: by a pod that waits, and by one that works.

@@ -20,7 +20,7 @@ use crate::snapshot::start::{self, Restored};
 use crate::snapshot::store::{Body, Listing, ObjectStore, Put, StoreError};
 use crate::snapshot::take::{JobOf, Taken, Taker};
 use crate::snapshot::{SnapshotError, restore};
-use crate::state::directory::{JobIdentity, StateDirectory};
+use crate::state::directory::{JobIdentity, Patience, StateDirectory};
 use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
 /// Uid of the job.
@@ -135,7 +135,7 @@ impl Rig {
     /// A start as a pod does it.
     fn start(&mut self) -> Result<Restored, SnapshotError> {
         let identity = JobIdentity { uid: Some(UID), name: "job", shards: SHARDS };
-        let directory = StateDirectory::open(&self.state_dir(), identity, false).unwrap();
+        let directory = StateDirectory::open(&self.state_dir(), identity, false, Patience::NONE).unwrap();
         let databases = Arc::new(RocksDatabases::new(&directory.shards_dir(), RocksConfig::default()).unwrap());
         let store = self.store.as_ref();
         let bounds: Vec<_> = (0..SHARDS)
