@@ -185,7 +185,7 @@ impl Pods {
     }
 
     /// As the kubelet does: a pod that has ended is started again; true if it had.
-    fn revive(&mut self, pod: usize) -> bool {
+    fn start_if_ended(&mut self, pod: usize) -> bool {
         let runs = self.running[pod].as_mut().is_some_and(Running::runs);
         if !runs {
             self.start(pod);

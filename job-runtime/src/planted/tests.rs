@@ -26,7 +26,8 @@ fn lines() -> Vec<Line<'static>> {
 fn every_planted_bug_has_its_test() {
     let mut listed: Vec<&str> = lines().iter().map(|line| line.bug).collect();
     let mut all: Vec<&str> = Bug::ALL.iter().map(|bug| bug.name()).collect();
-    (listed.sort_unstable(), all.sort_unstable());
+    listed.sort_unstable();
+    all.sort_unstable();
     assert_eq!(listed, all, "tests/mutants.txt and planted.rs");
 }
 

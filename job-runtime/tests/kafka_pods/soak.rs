@@ -110,7 +110,7 @@ fn soak() {
     while begin.elapsed() < time {
         checker.read(moments.between(100, 1_500));
         assert!(checker.heard.elapsed() < LONGEST_SILENCE, "no output: {}", running.said());
-        revived += (0..pods).filter(|pod| running.revive(*pod)).count();
+        revived += (0..pods).filter(|pod| running.start_if_ended(*pod)).count();
         let dice = moments.between(0, 10).as_millis();
         if dice == 0 {
             let next = 1 + moments.between(0, MOST_PODS as u64).as_millis() as usize;
@@ -160,7 +160,7 @@ fn finish(running: &mut Pods, pods: usize, input: &str, checker: &mut Checker, s
     let end = record(&("2033-12-31 00:00:00".to_owned(), "end".to_owned(), None));
     while checker.seen.len() < all as usize {
         (0..pods).for_each(|pod| {
-            running.revive(pod);
+            running.start_if_ended(pod);
         });
         // A pod that has started again knows a partition's event time with its next record only.
         (0..PARTITIONS).for_each(|partition| feeder.send(input, partition, &end));

@@ -81,7 +81,7 @@ impl Plan {
 fn one(seed: u64) -> Result<Outcome, String> {
     let outcome =
         simulate(seed, None).map_err(|wrong| format!("seed {seed}: {wrong}\nagain: make soak SEEDS=1 FROM={seed}"))?;
-    if seed % TWICE == 0 && simulate(seed, None).as_ref() != Ok(&outcome) {
+    if seed.is_multiple_of(TWICE) && simulate(seed, None).as_ref() != Ok(&outcome) {
         return Err(format!("seed {seed}: two runs of it differ"));
     }
     Ok(outcome)

@@ -268,7 +268,7 @@ pub(crate) async fn remove_old(job: &Rc<Job>, now_ms: u64, grace_ms: u64) -> Res
         }
     }
     // The age of an object is by the store's clock, not by a pod's.
-    let garbage = retention::garbage(&objects, &referenced, job.world.now_ms(), grace_ms);
+    let garbage = retention::garbage(&objects, &referenced, grace_ms);
     for id in gone.iter().chain(&garbage) {
         job.store.delete(&key(id)).await?;
     }
