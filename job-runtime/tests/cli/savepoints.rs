@@ -143,6 +143,26 @@ fn a_drained_job_closes_its_windows() {
 }
 
 #[test]
+fn a_job_without_state_and_with_a_worker_without_input_takes_savepoints_too() {
+    let job = Job::new();
+    let text = JOB.replace(
+        &JOB[JOB.find("    INSERT").unwrap()..],
+        "    INSERT INTO seconds SELECT event_time, id, id, id FROM ticks;\n",
+    );
+    job.workshop.write("job.yaml", &text.replace("spec:\n", "spec:\n  workers: 2\n"));
+    let running = job.start();
+    let location = job.savepoint("one", &["--stop"]);
+    assert_eq!(running.end().code, Some(0));
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", &text.replace("'20000'", "'200000'"));
+    let outcome = workshop.run(&["run", "job.yaml", "--from-savepoint", &location]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let lines = |text: String| text.lines().count();
+    let all = lines(job.workshop.read("out/seconds.jsonl")) + lines(workshop.read("out/seconds.jsonl"));
+    assert_eq!(all as i64, TICKS);
+}
+
+#[test]
 fn what_is_no_savepoint_is_named() {
     let workshop = Workshop::new();
     workshop.write("job.yaml", JOB);

@@ -176,7 +176,7 @@ impl CommitProtocol {
                 let Some(collecting) = collecting else { return Err(self.unfit(input)) };
                 collecting.arrived[worker] = true;
                 collecting.missing -= 1;
-                collecting.something |= something || finished;
+                collecting.something |= something;
                 collecting.finished &= finished;
                 self.collected(out);
             }
@@ -205,7 +205,9 @@ impl CommitProtocol {
     fn collected(&mut self, out: &mut Vec<Command>) {
         match std::mem::replace(&mut self.state, State::Idle) {
             State::Barrier(collecting) if collecting.missing == 0 => self.all_there(&collecting, out),
-            State::Committing { id, last, next: Some(next) } if next.missing == 0 && !next.something => {
+            State::Committing { id, last, next: Some(next) }
+                if next.missing == 0 && !next.something && !next.finished =>
+            {
                 out.push(Command::Skip(next.id));
                 self.state = State::Committing { id, last, next: None };
             }
@@ -214,7 +216,8 @@ impl CommitProtocol {
     }
 
     fn all_there(&mut self, collecting: &Collecting, out: &mut Vec<Command>) {
-        if collecting.something {
+        // When all workers are at their end there is a last commit, be it of nothing. One without input is at its end from the beginning.
+        if collecting.something || collecting.finished {
             let (id, last) = (collecting.id, collecting.finished);
             out.push(Command::Commit { id, last });
             self.state = State::Committing { id, last, next: None };
