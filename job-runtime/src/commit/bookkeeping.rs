@@ -261,7 +261,7 @@ mod tests {
         let expected =
             [(OperatorUid(20), "other".to_owned()), (OperatorUid(77), "window_aggregate(origin)".to_owned())];
         assert_eq!(operators(&store, home).unwrap(), expected);
-        assert_eq!(operators(&store, Home::new(Shards::new(2).unwrap(), ShardId(1))).unwrap(), []);
+        assert_eq!(operators(&store, Home::new(Shards::new(2).unwrap(), ShardId(0))).unwrap(), []);
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn overlap(a: &Range<u16>, b: &Range<u16>) -> bool {
 /// Removes what belongs to the savepoint's job and not to keys; all of it lies at the shard's first key group.
 fn forget_job(first: u16) -> ChangeBatch {
     let mut changes = ChangeBatch::new();
-    for uid in [OperatorUid::POSITIONS, OperatorUid::TICKETS, OperatorUid::SHUFFLES] {
+    for uid in [OperatorUid::POSITIONS, OperatorUid::TICKETS, OperatorUid::SHUFFLES, OperatorUid::OPERATORS] {
         let mut prefix = Vec::new();
         state_key_prefix(KeyGroup(first), uid, &mut prefix);
         changes.delete_prefix(&prefix);
