@@ -275,7 +275,7 @@ fn what_is_no_order_never_reaches_the_job() {
     let token = key.sign(&claims(UID));
     let post = |path: &str, body: &str| served.ask("POST", path, Some(&token), body).0;
     assert_eq!(post("/v1/savepoints", r#"{"name":"../../etc"}"#), 400);
-    assert_eq!(post("/v1/savepoints", r#"{"name":"a","stopp":true}"#), 400);
+    assert_eq!(post("/v1/savepoints", r#"{"name":"a","halt":true}"#), 400);
     assert_eq!(post("/v1/savepoints", ""), 400);
     assert_eq!(post("/v1/stop", "not JSON"), 400);
     assert_eq!(post("/v1/assignment", r#"{"replicas":0}"#), 400);

@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_order_with_a_field_that_is_not_known_is_not_read() {
-        assert!(serde_json::from_str::<SavepointRequest>(r#"{"name":"a","stopp":true}"#).is_err());
+        assert!(serde_json::from_str::<SavepointRequest>(r#"{"name":"a","halt":true}"#).is_err());
         assert!(serde_json::from_str::<StopRequest>(r#"{"mode":"Kill"}"#).is_err());
         assert!(serde_json::from_str::<AssignmentRequest>(r#"{"replicas":-1}"#).is_err());
     }
