@@ -7,6 +7,8 @@
 #[path = "kafka_commit/broker.rs"]
 #[expect(dead_code, reason = "shared with the tests of the commit log")]
 mod broker;
+#[path = "kafka_pods/rescale.rs"]
+mod rescale;
 #[path = "kafka_pods/soak.rs"]
 mod soak;
 #[path = "cli/workshop.rs"]

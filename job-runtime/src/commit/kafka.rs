@@ -40,15 +40,20 @@ use crate::kafka::ffi::ClientError;
 use crate::kafka::producer::TransactionalProducer;
 use crate::kafka::properties::KafkaProperties;
 use crate::planted::{self, Bug};
-use control::Membership;
+use member::Membership;
 
 mod control;
+mod member;
 mod recover;
 mod trim;
+mod watch;
 
-pub use control::{ControlTopic, Watching};
+pub use control::ControlTopic;
+pub(crate) use control::SETTLE;
+pub use member::Member;
 pub use recover::{Assigned, Fenced, RecoverError};
 pub use trim::ChangelogTrim;
+pub use watch::{Releases, Watching};
 
 /// Largest changelog record, below the broker's default limit of a megabyte.
 const CHANGELOG_RECORD: usize = 800 << 10;
@@ -67,6 +72,8 @@ pub struct KafkaLogConfig {
     pub ordinal: u16,
     /// Number of pods.
     pub pods: u16,
+    /// The assignment under which the process before this one has waited for releases: who has not released by now is fenced.
+    pub waited: Option<u64>,
     /// Number of shards.
     pub shards: Shards,
     /// Exchanges of the job: each has a topic when there are several pods.
@@ -104,7 +111,7 @@ pub struct KafkaCommitLog {
     /// Offsets that the group has from us: those that did not move are not sent again.
     sent: HashMap<(String, i32), i64>,
     broken: Option<String>,
-    membership: Membership,
+    member: Member,
 }
 
 impl KafkaCommitLog {
@@ -127,18 +134,8 @@ impl KafkaCommitLog {
 
     fn new(config: KafkaLogConfig, producer: TransactionalProducer, membership: Membership) -> Self {
         let (job, changelog) = (local_log::job_hash(&config.job_uid), names::changelog_topic(&config.job_uid));
-        let sent = HashMap::new();
-        Self {
-            config,
-            job,
-            changelog,
-            producer,
-            in_transaction: false,
-            last: CommitId(0),
-            sent,
-            broken: None,
-            membership,
-        }
+        let (sent, member) = (HashMap::new(), Member::new(membership, config.ordinal, &config.job_uid));
+        Self { config, job, changelog, producer, in_transaction: false, last: CommitId(0), sent, broken: None, member }
     }
 
     /// Where this job's earlier commits left the sources: only offsets with the job's own note, because a group that a user names may hold

@@ -25,6 +25,7 @@ use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
 use super::hold::{Desk, Hold, Positions as Standing};
 use super::monitor::Monitor;
+use super::reassign::Reassign;
 use super::savepoint::Savepoints;
 use super::shuffle::Outward;
 use super::worker_thread::WorkerHandle;
@@ -43,6 +44,7 @@ use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 mod dead_letters;
 mod kafka;
 mod operators;
+mod reassign;
 mod savepoints;
 mod seat;
 mod snapshots;
@@ -147,7 +149,8 @@ impl Pod {
             }
         }
         let report = PodReport { resumes: recovered.resumes, size: size(&sources) };
-        let mut orders = savepoints::Orders::new(&config, &recovered, monitor)?;
+        let mut orders = savepoints::Orders::new(&config, &recovered)?;
+        let (shards, watch) = (reassign::Shards::of(&config, &recovered), orders.watch.take());
         let start = |store: &SnapshotStore| store.start(&config, &directory, &recovered, monitor, orders.tell());
         let snapshots = store.as_ref().map(start).transpose()?;
         let ask = store.as_ref().zip(snapshots.as_ref());
@@ -156,7 +159,9 @@ impl Pod {
         let mut cast = Cast::place(&config, &sinks, sources, recovered, monitor)?;
         let discovery = cast.discovery.take();
         let savepoints = orders.start(&config, &cast, kept, monitor)?;
-        let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started, &savepoints)?;
+        let reassign = shards.reassign(&cast, watch);
+        let beside = Beside { savepoints: &savepoints, reassign };
+        let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started, beside)?;
         let driver = Driver::new(parts, Arc::clone(monitor), started);
         let savepoints = savepoints.thread;
         Ok(Self {
@@ -308,6 +313,12 @@ fn size(sources: &[OpenSource<'_>]) -> Option<SizeHint> {
     })?
 }
 
+/// What the driver does beside its work.
+struct Beside<'a> {
+    savepoints: &'a savepoints::Started,
+    reassign: Reassign,
+}
+
 /// Who does what: partitions and shards placed on workers, everything opened, no thread started yet.
 struct Cast {
     home: Home,
@@ -316,6 +327,7 @@ struct Cast {
     log: Box<dyn CommitLog>,
     log_offsets: Vec<NodeId>,
     owner: Arc<[usize]>,
+    seat: Arc<Seat>,
     stores: Vec<Vec<Box<dyn ShardStore>>>,
     partitions: Vec<Vec<(NodeId, Box<dyn SourcePartition>)>>,
     encoders: Vec<Vec<(NodeId, Box<dyn dataflow::sink::SinkEncoder>)>>,
@@ -375,6 +387,7 @@ impl Cast {
             owner: seat.owner(workers),
             inward: Vec::new(),
             outward: seat.outward(graph, properties.as_ref(), workers)?,
+            seat: Arc::new(seat),
             read: Vec::new(),
             gate: Arc::new(Gate::open()),
             standing,
@@ -385,9 +398,8 @@ impl Cast {
             let worker = cast.owner[usize::from(store.shard().0)];
             cast.stores[worker].push(Box::new(store));
         }
-        let seat = Arc::new(seat);
-        cast.discovery = cast.open_partitions(&seat, sources, positions, monitor)?;
-        (cast.inward, cast.read) = seat.inward(graph, properties.as_ref(), &cast)?;
+        cast.discovery = cast.open_partitions(sources, positions, monitor)?;
+        (cast.inward, cast.read) = cast.seat.inward(graph, properties.as_ref(), &cast)?;
         // How far other pods' rows are read is committed with the offsets of sources.
         cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
         for (worker, encoders) in cast.encoders.iter_mut().enumerate() {
@@ -403,7 +415,6 @@ impl Cast {
     /// The pod's partitions go round the workers, each source starting where the last one ended.
     fn open_partitions(
         &mut self,
-        seat: &Arc<Seat>,
         sources: Vec<OpenSource<'_>>,
         mut positions: Positions,
         monitor: &Arc<Monitor>,
@@ -418,10 +429,10 @@ impl Cast {
         let mut opened = Vec::new();
         for OpenSource { node, table, factory } in sources {
             let positions = positions.0.remove(&node.id).unwrap_or_default();
-            let (table, seat) = (table.to_owned(), Arc::clone(seat));
+            let (table, seat) = (table.to_owned(), Arc::clone(&self.seat));
             let mut source = Growing::new(node.id, table, factory, positions, seat)?;
-            for (id, start) in source.due(monitor)? {
-                let (worker, partition) = opener.open(&source, id, start)?;
+            for due in source.due(monitor)? {
+                let (worker, partition) = opener.open(&source, due)?;
                 self.partitions[worker].push((source.node, partition));
             }
             source.check_gone()?;
@@ -450,7 +461,7 @@ impl Cast {
         sinks: Vec<OpenSink<'_>>,
         monitor: &Monitor,
         started: Instant,
-        savepoints: &savepoints::Started,
+        beside: Beside<'_>,
     ) -> Result<Parts, PodError> {
         let wakes: Vec<Wake> = (0..config.workers).map(|worker| self.wake(worker)).collect();
         let make = if self.outward.is_some() { exchange::ports_of_pod } else { exchange::ports };
@@ -497,8 +508,9 @@ impl Cast {
             operators: self.operators,
             log: self.log,
             shuffle: self.outward,
-            hold: savepoints.hold(self.gate, self.read),
+            hold: beside.savepoints.hold(self.gate, self.read),
             positions: self.standing,
+            reassign: beside.reassign,
             triggers: Triggers { interval_ms, max_bytes: COMMIT_BYTES, max_rows: COMMIT_ROWS },
         })
     }

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 
 use crate::crash::{self, Step};
+use dataflow::key::ShardId;
 use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
@@ -56,6 +57,8 @@ pub(super) struct Counting {
     activity: Arc<Activity>,
     driver: Thread,
     stats: Arc<SourceStats>,
+    /// With which the partition passes to another pod.
+    shard: ShardId,
 }
 
 impl Counting {
@@ -65,8 +68,9 @@ impl Counting {
         activity: Arc<Activity>,
         driver: Thread,
         stats: Arc<SourceStats>,
+        shard: ShardId,
     ) -> Self {
-        Self { inner, activity, driver, stats }
+        Self { inner, activity, driver, stats, shard }
     }
 }
 
@@ -97,5 +101,9 @@ impl SourcePartition for Counting {
 
     fn position(&self) -> SourcePosition {
         self.inner.position()
+    }
+
+    fn shard(&self) -> Option<ShardId> {
+        Some(self.shard)
     }
 }

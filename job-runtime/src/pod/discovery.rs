@@ -13,6 +13,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use dataflow::graph::NodeId;
+use dataflow::key::ShardId;
 use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
 use dataflow::worker::Wake;
 
@@ -77,8 +78,7 @@ impl Opener {
     pub(super) fn open(
         &mut self,
         source: &Growing,
-        id: PartitionId,
-        start: Start,
+        Due { id, shard, start }: Due,
     ) -> Result<(usize, Box<dyn SourcePartition>), ConnectorError> {
         let worker = self.next % self.places.len();
         let place = &self.places[worker];
@@ -88,9 +88,17 @@ impl Opener {
         self.next += 1;
         let (node, table) = (source.node, source.table.clone());
         self.monitor.add_source(SourceView { node, table, partition: id, stats: Arc::clone(&stats) });
-        let counting = Counting::new(partition, Arc::clone(&place.activity), self.driver.clone(), stats);
+        let counting = Counting::new(partition, Arc::clone(&place.activity), self.driver.clone(), stats, shard);
         Ok((worker, Box::new(counting)))
     }
+}
+
+/// A partition that is to be opened.
+pub(super) struct Due {
+    id: PartitionId,
+    /// The shard that it passes with.
+    shard: ShardId,
+    start: Start,
 }
 
 /// A source whose partitions are opened, now and, if it is watched, later.
@@ -121,25 +129,25 @@ impl Growing {
         let (read_before, known) = (false, BTreeSet::new());
         let mut source = Self { node, table, factory, positions, seat, read_before, known, waiting: false };
         // Of the pod's own: another pod may have committed before this one has ever run. What is gone was its own too.
-        let others: BTreeSet<PartitionId> = source.listed(false)?.into_iter().collect();
+        let others: BTreeSet<PartitionId> = source.listed(false)?.into_iter().map(|(id, _)| id).collect();
         source.read_before = source.positions.keys().any(|id| !others.contains(id));
         Ok(source)
     }
 
-    /// The partitions that there are now and that are, or are not, this pod's, in the source's order.
-    fn listed(&self, own: bool) -> Result<Vec<PartitionId>, ConnectorError> {
+    /// The partitions that there are now and that are, or are not, this pod's, in the source's order, with their shards.
+    fn listed(&self, own: bool) -> Result<Vec<(PartitionId, ShardId)>, ConnectorError> {
         let all = self.factory.partitions()?.into_iter().enumerate();
         let wanted = all.filter(|(index, id)| self.seat.owns_source(&self.table, &id.0, *index) == own);
-        Ok(wanted.map(|(_, id)| id).collect())
+        Ok(wanted.map(|(index, id)| (id, self.seat.shard_of_source(index))).collect())
     }
 
     /// The partitions to open now, in the source's order, as many as may be open.
-    pub(super) fn due(&mut self, monitor: &Monitor) -> Result<Vec<(PartitionId, Start)>, ConnectorError> {
+    pub(super) fn due(&mut self, monitor: &Monitor) -> Result<Vec<Due>, ConnectorError> {
         let listed = self.listed(true)?;
         let room = self.factory.most_open().saturating_sub(monitor.retire(self.node));
         self.waiting = false;
         let mut due = Vec::new();
-        for id in listed {
+        for (id, shard) in listed {
             if self.known.contains(&id) {
                 continue;
             }
@@ -154,7 +162,7 @@ impl Growing {
                 None if self.read_before => Start::Added,
                 None => Start::First,
             };
-            due.push((id, start));
+            due.push(Due { id, shard, start });
         }
         Ok(due)
     }
@@ -234,7 +242,7 @@ impl Run {
             match source.due(&opener.monitor) {
                 Ok(new) => {
                     *due = Instant::now() + pause(source, *interval);
-                    new.into_iter().for_each(|(id, start)| give(opener, source, id, start));
+                    new.into_iter().for_each(|due| give(opener, source, due));
                 }
                 Err(error) => {
                     *due = Instant::now() + *interval;
@@ -254,9 +262,9 @@ fn pause(source: &Growing, interval: Duration) -> Duration {
 }
 
 /// Opens a partition for a worker. One that cannot be opened ends the job there: it must not be passed over.
-fn give(opener: &mut Opener, source: &Growing, id: PartitionId, start: Start) {
-    tracing::info!(table = source.table, partition = id.0, "a new partition is read");
-    let (worker, arrival) = match opener.open(source, id, start) {
+fn give(opener: &mut Opener, source: &Growing, due: Due) {
+    tracing::info!(table = source.table, partition = due.id.0, "a new partition is read");
+    let (worker, arrival) = match opener.open(source, due) {
         Ok((worker, partition)) => (worker, Ok((source.node, partition))),
         Err(error) => (0, Err(error)),
     };

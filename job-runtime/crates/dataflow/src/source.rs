@@ -5,6 +5,7 @@
 
 use arrow::array::RecordBatch;
 
+use crate::key::ShardId;
 use crate::sink::EncodedRows;
 
 /// Name of a source partition, stable over restarts: `0`, `flights-3`, `part-0007.csv`.
@@ -54,6 +55,10 @@ pub trait SourcePartition: Send {
     }
     /// The place after the last row given out. Cheap: called at every barrier.
     fn position(&self) -> SourcePosition;
+    /// The shard with which the partition passes to another pod; `None` if it never does.
+    fn shard(&self) -> Option<ShardId> {
+        None
+    }
 }
 
 /// A source cannot go on.

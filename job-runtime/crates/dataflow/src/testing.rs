@@ -145,6 +145,7 @@ pub struct VecPartition {
     /// Every so many polls find nothing, to try the waiting paths.
     pending_every: usize,
     polls: usize,
+    shard: Option<ShardId>,
     /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
     letters: Option<EncodedRows>,
 }
@@ -163,7 +164,22 @@ impl VecPartition {
             }
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
-        Self { id: PartitionId(id.to_owned()), batches, batch, row, pending_every, polls: 0, letters: None }
+        Self {
+            id: PartitionId(id.to_owned()),
+            batches,
+            batch,
+            row,
+            pending_every,
+            polls: 0,
+            shard: None,
+            letters: None,
+        }
+    }
+
+    /// Passes to another pod with this shard.
+    #[must_use]
+    pub fn with_shard(self, shard: ShardId) -> Self {
+        Self { shard: Some(shard), ..self }
     }
 
     /// Gives a dead letter for every row.
@@ -197,6 +213,10 @@ impl SourcePartition for VecPartition {
             (self.batch, self.row) = (self.batch + 1, 0);
         }
         Ok(SourcePoll::Batch(slice))
+    }
+
+    fn shard(&self) -> Option<ShardId> {
+        self.shard
     }
 
     fn take_letters(&mut self) -> Option<EncodedRows> {

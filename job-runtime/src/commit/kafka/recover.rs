@@ -19,7 +19,8 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::control::{Control, Membership};
+use super::control::{Control, changelog_bounds};
+use super::member::Membership;
 use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
 use crate::crash::{self, Step};
 use crate::kafka::client::{ConnectError, ConsumerClient, Watch};
@@ -385,12 +386,7 @@ impl Assigned {
     /// # Errors
     /// When Kafka cannot be used.
     pub fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, RecoverError> {
-        let topic = names::changelog_topic(&self.fenced.config.job_uid);
-        let bounds = |shard: &ShardId| {
-            let (low, high) = self.plain.watermarks(&topic, i32::from(shard.0))?;
-            Ok((*shard, LogBounds { low, high }))
-        };
-        shards.iter().map(bounds).collect()
+        Ok(changelog_bounds(&self.plain, &self.fenced.config.job_uid, shards)?)
     }
 
     /// The savepoint that the job began from.
