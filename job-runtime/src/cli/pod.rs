@@ -20,6 +20,7 @@ use crate::background::Background;
 use crate::commit::kafka::RecoverError;
 use crate::connector::registry::{ConnectorContext, Output};
 use crate::control::{Bound, ControlError, ControlPort};
+use crate::crash::{self, Step};
 use crate::http::{self, Pages};
 use crate::metrics::{self, JobLabels};
 use crate::pod::monitor::Monitor;
@@ -140,10 +141,10 @@ async fn serve_control(control: Arc<ControlPort>, port: u16, cancel: Cancellatio
 fn begin_anew(waited: Option<u64>) -> ExitCode {
     let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     let mut anew = std::process::Command::new(program);
-    anew.args(std::env::args_os().skip(1)).env_remove(WAITED);
+    anew.args(std::env::args_os().skip(1)).env_remove(WAITED).envs(crash::passed());
     anew.envs(waited.map(|number| (WAITED, number.to_string())));
     // Returns only if it failed.
-    let error = anew.exec();
+    let error = crash::around(Step::Anew, || anew.exec());
     tracing::error!(%error, "cannot begin anew; leaving it to Kubernetes");
     ExitCode::FAILURE
 }

@@ -363,7 +363,12 @@ impl Driver {
             Some(shuffle) => shuffle.write(self.parts.log.as_mut(), id, now),
             None => Ok(()),
         };
-        let offsets = match sent.and_then(|()| self.parts.log.commit(request)) {
+        let leaving = self.parts.reassign.is_taken_up_with(id) || self.monitor.reassigned();
+        if leaving && planted::is(Bug::ReleaseFirst) {
+            self.parts.log.leave()?;
+        }
+        let log = &mut self.parts.log;
+        let offsets = match sent.and_then(|()| crash::around_if(leaving, Step::LastCommit, || log.commit(request))) {
             Ok(offsets) => offsets,
             Err(error) => {
                 self.monitor.committed(begin.elapsed(), CommitOutcome::of(&error));

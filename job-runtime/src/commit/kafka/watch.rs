@@ -13,6 +13,7 @@ use checkpoint::ownership::record::{ControlRecord, Release};
 
 use super::control::Control;
 use super::{KafkaCommitLog, KafkaLogConfig};
+use crate::crash::Step;
 use crate::kafka::client::ConsumerClient;
 
 /// How often the control topic is looked at.
@@ -100,7 +101,7 @@ fn watch(config: &KafkaLogConfig, job: u64, asked: &Releases, urgent: &AtomicBoo
         && let Some(proposal) = control.proposal(&log.view)
     {
         tracing::info!(assignment = proposal.number, pods = proposal.pods.len(), "the number of pods has changed");
-        if let Err(error) = control.append(&ControlRecord::Assignment(proposal)) {
+        if let Err(error) = control.append_as(Step::Reassign, &ControlRecord::Assignment(proposal)) {
             tracing::warn!(%error, "cannot make the next assignment; the next start of pod 0 tries again");
         }
     }
@@ -110,7 +111,7 @@ fn watch(config: &KafkaLogConfig, job: u64, asked: &Releases, urgent: &AtomicBoo
         let (releases, stop) = asked.wait(period);
         for release in releases {
             tracing::info!(assignment = release.number, shards = ?release.shards, "released");
-            if let Err(error) = control.append(&ControlRecord::Release(release)) {
+            if let Err(error) = control.append_as(Step::Release, &ControlRecord::Release(release)) {
                 tracing::warn!(%error, "what is lost could not be released; who gains it waits and fences");
             }
         }

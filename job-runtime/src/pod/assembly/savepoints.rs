@@ -13,6 +13,7 @@ use dataflow::shuffle::Gate;
 
 use super::{Cast, Desk, Hold, Log, Recovered};
 use crate::commit::kafka::{ControlTopic, Member, Releases, Watching};
+use crate::crash::{self, Step};
 use crate::kafka::shuffle::ReadUpTo;
 use crate::pod::monitor::Monitor;
 use crate::pod::order_book::OrderBook;
@@ -129,7 +130,7 @@ fn tell(number: u64, news: Arc<News>, events: SyncSender<Event>) -> impl Fn(&Con
         if from != to {
             tracing::info!(from, to, "another assignment is in force");
         }
-        news.tell(log.view.clone());
+        crash::around_if(from != to, Step::Notice, || news.tell(log.view.clone()));
         // The thread looks at the newest only; what does not fit waits for the next change.
         let _ = events.send(Event::Board { board: log.board.clone(), in_force: to });
     }
