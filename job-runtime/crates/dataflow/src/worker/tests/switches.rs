@@ -3,8 +3,11 @@
 use super::*;
 use crate::exchange::ports_of_pod;
 use crate::key::{KeyEncoder, group_of};
+use crate::shuffle::outgoing::Outgoing;
 use crate::shuffle::{PodView, ShuffleConfig, ShuffleReader};
+use crate::source::{SourceError, SourcePoll};
 use crate::testing::ShuffleLog;
+use crate::watermark::EventTime;
 
 const KEPT: ShardId = ShardId(0);
 const LOST: ShardId = ShardId(1);
@@ -115,6 +118,67 @@ fn behind_the_barrier_nothing_of_a_lost_shard_is_this_pods() {
     let third = share(&mut worker);
     assert_eq!((third.rows_in, partitions(&third).contains(&"late")), (0, false), "it came when it was another pod's");
     assert_eq!(disks.map(|disk| disk.applied()), [2, 1].map(|at| Some(LogOffset(at))));
+}
+
+/// A partition that may always have more.
+struct Endless(Box<dyn SourcePartition>);
+
+impl SourcePartition for Endless {
+    fn id(&self) -> &PartitionId {
+        self.0.id()
+    }
+
+    fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
+        let polled = self.0.poll(max_rows)?;
+        Ok(if let SourcePoll::End = polled { SourcePoll::Pending } else { polled })
+    }
+
+    fn position(&self) -> SourcePosition {
+        self.0.position()
+    }
+
+    fn shard(&self) -> Option<ShardId> {
+        self.0.shard()
+    }
+}
+
+/// The other pod says how far its event time is, under an assignment.
+fn says(log: &ShuffleLog, assignment: u64, watermark_ms: i64, shards: &[ShardId]) {
+    let exchange = NodeId(1);
+    let other = PodView { slot: 1, others: vec![0], ..view(assignment) };
+    let uid = graph(DataType::Int64).nodes[1].uid;
+    let mut outgoing = Outgoing::new(other, [(exchange, uid)].into_iter(), shards, 1);
+    let time = EventTime { watermark_ms, idle: false };
+    outgoing.take(0, vec![ShuffleShare { exchange, time, blocks: Vec::new() }]);
+    log.append(outgoing.messages(CommitId(1), 0));
+}
+
+#[test]
+fn no_window_closes_over_rows_of_a_partition_that_is_between_two_pods() {
+    let (log, disks) = (ShuffleLog::default(), [Disk::default(), Disk::default()]);
+    let fast = partition("fast", &[vec![(Some(1), 2_000, Some(1))]], KEPT);
+    let slow = partition("slow", &[vec![(Some(1), 300, Some(1))]], LOST);
+    let mut worker = worker(vec![Box::new(Endless(fast)), Box::new(Endless(slow))], &log, &disks);
+    let time = |worker: &Worker| worker.progress().nodes[1].watermark_ms;
+    says(&log, 1, 5_000, &[KEPT, LOST]);
+    step_to_rest(&mut worker, &mut Vec::new());
+    let slow_ms = Some(300 - DISORDER);
+    assert_eq!(time(&worker), slow_ms);
+    says(&log, 2, 900, &[KEPT]);
+    step_to_rest(&mut worker, &mut Vec::new());
+    let owner: Arc<[usize]> = Arc::from([0, OTHER_POD]);
+    worker.begin_switch(CommitId(1), Arc::new(Switch { owner: Arc::clone(&owner), view: None }));
+    let first = share(&mut worker);
+    applied(&mut worker, &first);
+    step_to_rest(&mut worker, &mut Vec::new());
+    assert_eq!(time(&worker), slow_ms, "nobody reads the slow one, and this pod waits for more");
+    worker.begin_switch(CommitId(2), Arc::new(Switch { owner, view: Some(view(3)) }));
+    let second = share(&mut worker);
+    applied(&mut worker, &second);
+    assert_eq!(time(&worker), slow_ms, "what was said under other assignments does not count");
+    says(&log, 3, 1_000, &[KEPT]);
+    step_to_rest(&mut worker, &mut Vec::new());
+    assert_eq!(time(&worker), Some(1_000));
 }
 
 #[test]
