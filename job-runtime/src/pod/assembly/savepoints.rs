@@ -12,6 +12,7 @@ use dataflow::shuffle::Gate;
 
 use super::{Cast, Desk, Hold, Log, Recovered};
 use crate::commit::kafka::{ControlTopic, Watching};
+use crate::crash::{self, Step};
 use crate::kafka::shuffle::ReadUpTo;
 use crate::pod::monitor::Monitor;
 use crate::pod::order_book::OrderBook;
@@ -55,7 +56,7 @@ impl Orders {
                     let changed = move |log: &checkpoint::control::ControlLog| {
                         if log.view.number() > number {
                             tracing::info!(from = number, to = log.view.number(), "another assignment is in force");
-                            monitor.reassign();
+                            crash::around(Step::Notice, || monitor.reassign());
                         }
                         // The thread looks at the newest only; what does not fit waits for the next change.
                         let _ = events.send(Event::Board(log.board.clone()));
