@@ -11,5 +11,6 @@ pub mod control;
 pub mod local_log;
 pub mod names;
 pub mod ownership;
+pub mod partition_group;
 pub mod savepoint;
 pub mod snapshot;
