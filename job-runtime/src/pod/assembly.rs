@@ -20,6 +20,7 @@ use dataflow::worker::{Wake, WorkerConfig};
 
 use super::PodConfig;
 use super::counting::Activity;
+use super::declared::Declared;
 use super::discovery::{Discovery, Growing, Mailbox, Opener, Place};
 use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
@@ -372,7 +373,7 @@ impl Cast {
         let graph = &config.planned.graph;
         let mut cast = Self {
             home,
-            operators: operators::check(graph, &stores, config.shards)?,
+            operators: operators::check(graph, &stores, config.shards, seat.shuffles())?,
             log,
             log_offsets,
             stores: (0..workers).map(|_| Vec::new()).collect(),
@@ -398,7 +399,7 @@ impl Cast {
             let worker = cast.owner[usize::from(store.shard().0)];
             cast.stores[worker].push(Box::new(store));
         }
-        cast.discovery = cast.open_partitions(sources, positions, monitor)?;
+        cast.discovery = cast.open_partitions(config, sources, positions, monitor)?;
         (cast.inward, cast.read) = cast.seat.inward(graph, properties.as_ref(), &cast)?;
         // How far other pods' rows are read is committed with the offsets of sources.
         cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
@@ -412,9 +413,11 @@ impl Cast {
         Ok(cast)
     }
 
-    /// The pod's partitions go round the workers, each source starting where the last one ended.
+    /// The pod's partitions go round the workers, each source starting where the last one ended. Those that the plan relies on go to the workers
+    /// that own their key groups.
     fn open_partitions(
         &mut self,
+        config: &PodConfig,
         sources: Vec<OpenSource<'_>>,
         mut positions: Positions,
         monitor: &Arc<Monitor>,
@@ -425,13 +428,21 @@ impl Cast {
             wake: self.wake(worker),
         };
         let places = (0..self.partitions.len()).map(place).collect();
-        let mut opener = Opener { places, driver: std::thread::current(), monitor: Arc::clone(monitor), next: 0 };
+        let mut opener = Opener {
+            places,
+            driver: std::thread::current(),
+            monitor: Arc::clone(monitor),
+            next: 0,
+            shards: config.shards,
+            owner: Arc::clone(&self.owner),
+        };
         let mut opened = Vec::new();
         for OpenSource { node, table, factory } in sources {
             let positions = positions.0.remove(&node.id).unwrap_or_default();
             let (table, seat) = (table.to_owned(), Arc::clone(&self.seat));
-            let mut source = Growing::new(node.id, table, factory, positions, seat)?;
-            for due in source.due(monitor)? {
+            let declared = Declared::of(node, &config.planned.graph, config.shards)?;
+            let mut source = Growing::new(node.id, table, factory, positions, seat, declared)?;
+            for due in source.due(monitor).map_err(ConnectorError::from)? {
                 let (worker, partition) = opener.open(&source, due)?;
                 self.partitions[worker].push((source.node, partition));
             }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 
 use crate::crash::{self, Step};
-use dataflow::key::ShardId;
+use dataflow::key::{KeyGroup, ShardId};
 use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
@@ -59,18 +59,21 @@ pub(super) struct Counting {
     stats: Arc<SourceStats>,
     /// With which the partition passes to another pod.
     shard: ShardId,
+    group: Option<KeyGroup>,
 }
 
 impl Counting {
-    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause.
+    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause. `group` stands for the partition, if the plan
+    /// relies on it.
     pub(super) fn new(
         inner: Box<dyn SourcePartition>,
         activity: Arc<Activity>,
         driver: Thread,
         stats: Arc<SourceStats>,
         shard: ShardId,
+        group: Option<KeyGroup>,
     ) -> Self {
-        Self { inner, activity, driver, stats, shard }
+        Self { inner, activity, driver, stats, shard, group }
     }
 }
 
@@ -97,6 +100,10 @@ impl SourcePartition for Counting {
 
     fn take_letters(&mut self) -> Option<EncodedRows> {
         self.inner.take_letters()
+    }
+
+    fn key_group(&self) -> Option<KeyGroup> {
+        self.group
     }
 
     fn position(&self) -> SourcePosition {

@@ -11,6 +11,7 @@ pub mod control;
 pub mod local_log;
 pub mod names;
 pub mod ownership;
+pub mod partition_group;
 pub mod rescale;
 pub mod savepoint;
 pub mod snapshot;

@@ -14,7 +14,7 @@ pub use harness::{Harness, Outcome, Random, SourceData};
 pub use log::{MemoryReader, ShuffleLog};
 
 use crate::graph::{Expression, ExpressionError, OperatorUid};
-use crate::key::ShardId;
+use crate::key::{KeyGroup, ShardId};
 use crate::sink::{EncodedRows, SinkEncoder, SinkError, SinkPayload};
 use crate::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 use crate::state::keyed::is_expired;
@@ -146,6 +146,8 @@ pub struct VecPartition {
     pending_every: usize,
     polls: usize,
     shard: Option<ShardId>,
+    /// See [`VecPartition::in_group`].
+    group: Option<KeyGroup>,
     /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
     letters: Option<EncodedRows>,
 }
@@ -164,22 +166,20 @@ impl VecPartition {
             }
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
-        Self {
-            id: PartitionId(id.to_owned()),
-            batches,
-            batch,
-            row,
-            pending_every,
-            polls: 0,
-            shard: None,
-            letters: None,
-        }
+        let id = PartitionId(id.to_owned());
+        Self { id, batches, batch, row, pending_every, polls: 0, shard: None, group: None, letters: None }
     }
 
     /// Passes to another pod with this shard.
     #[must_use]
     pub fn with_shard(self, shard: ShardId) -> Self {
         Self { shard: Some(shard), ..self }
+    }
+
+    /// Stands for a key group: there lies the state of its rows' keys.
+    #[must_use]
+    pub fn in_group(self, group: Option<KeyGroup>) -> Self {
+        Self { group, ..self }
     }
 
     /// Gives a dead letter for every row.
@@ -217,6 +217,10 @@ impl SourcePartition for VecPartition {
 
     fn shard(&self) -> Option<ShardId> {
         self.shard
+    }
+
+    fn key_group(&self) -> Option<KeyGroup> {
+        self.group
     }
 
     fn take_letters(&mut self) -> Option<EncodedRows> {

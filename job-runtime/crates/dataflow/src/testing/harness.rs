@@ -15,7 +15,7 @@ use arrow::array::RecordBatch;
 use super::{BatchEncoder, Disk, MemoryStore, ShuffleLog, VecPartition};
 use crate::exchange::{ports, ports_of_pod};
 use crate::graph::{JobGraph, NodeId, NodeKind};
-use crate::key::{ShardId, Shards};
+use crate::key::{KeyGroup, ShardId, Shards};
 use crate::shuffle::outgoing::Outgoing;
 use crate::shuffle::{self, Gate, OTHER_POD, Place, ShuffleBlock, ShuffleConfig, ShuffleReader, Switch};
 use crate::sink::SinkPayload;
@@ -57,6 +57,8 @@ pub struct SourceData {
     pub node: NodeId,
     /// Batches of each partition.
     pub partitions: Vec<Arc<[RecordBatch]>>,
+    /// Where the plan relies on the partitions: the key group of each, whose owner reads it. Else empty.
+    pub groups: Vec<KeyGroup>,
 }
 
 /// A job to run and how.
@@ -255,7 +257,7 @@ impl Harness {
                 graph: Arc::clone(&self.graph),
                 shards: self.shards,
                 owner: Arc::clone(&owner),
-                sources: self.partitions(usize::from(pod), (index, workers), durable, strict, random),
+                sources: self.partitions(usize::from(pod), (index, &owner), workers, durable, strict, random),
                 encoders: sinks.map(|n| (n.id, Box::new(BatchEncoder::default()) as _)).collect(),
                 stores: stores.into_iter().map(|store| Box::new(store) as _).collect(),
                 exchange,
@@ -289,11 +291,12 @@ impl Harness {
         })
     }
 
-    /// A worker's source partitions: each is its shard's pod's, and they go round a pod's workers.
+    /// A worker's source partitions: each is its shard's pod's. They go to the owners of their key groups, or else round a pod's workers.
     fn partitions(
         &self,
         pod: usize,
-        (index, workers): (usize, usize),
+        (index, owner): (usize, &[usize]),
+        workers: usize,
         durable: &Durable,
         strict: bool,
         random: &mut Random,
@@ -301,14 +304,21 @@ impl Harness {
         let pod_of = |number| usize::from(durable.pod_of[usize::from(self.shard_of_source(number).0)]);
         let mut sources: Vec<(NodeId, Box<dyn SourcePartition>)> = Vec::new();
         for source in &self.sources {
-            let own = source.partitions.iter().enumerate();
-            for (number, batches) in own.filter(|(n, _)| pod_of(*n) == pod && n % workers == index) {
+            let shard_of = |number: usize| match source.groups.get(number) {
+                Some(group) => self.shards.shard_of(*group),
+                None => self.shard_of_source(number),
+            };
+            let is_own = |number: usize| match source.groups.get(number) {
+                Some(_) => owner[usize::from(shard_of(number).0)] == index,
+                None => pod_of(number) == pod && number % workers == index,
+            };
+            for (number, batches) in source.partitions.iter().enumerate().filter(|(number, _)| is_own(*number)) {
                 let id = PartitionId(number.to_string());
                 let position = durable.positions.get(&(source.node, id.clone()));
                 let pending_every = if strict { 0 } else { [0, 2, 3, 4, 7][random.below(5)] };
                 let partition = VecPartition::new(&id.0, Arc::clone(batches), position, pending_every);
-                let partition = partition.with_shard(self.shard_of_source(number)).with_letters();
-                sources.push((source.node, Box::new(partition)));
+                let partition = partition.with_shard(shard_of(number)).in_group(source.groups.get(number).copied());
+                sources.push((source.node, Box::new(partition.with_letters())));
             }
         }
         sources
