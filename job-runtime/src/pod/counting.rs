@@ -1,4 +1,5 @@
-//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display.
+//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display. It also remembers what
+//! its rows had said about event time when it was opened, which no connector needs to know.
 //!
 //! Owns the counters; it changes nothing of what it passes on.
 
@@ -56,17 +57,20 @@ pub(super) struct Counting {
     activity: Arc<Activity>,
     driver: Thread,
     stats: Arc<SourceStats>,
+    known_ms: Option<i64>,
 }
 
 impl Counting {
-    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause.
+    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause. `known_ms`: see
+    /// [`SourcePartition::known_ms`].
     pub(super) fn new(
         inner: Box<dyn SourcePartition>,
         activity: Arc<Activity>,
         driver: Thread,
         stats: Arc<SourceStats>,
+        known_ms: Option<i64>,
     ) -> Self {
-        Self { inner, activity, driver, stats }
+        Self { inner, activity, driver, stats, known_ms }
     }
 }
 
@@ -97,5 +101,9 @@ impl SourcePartition for Counting {
 
     fn position(&self) -> SourcePosition {
         self.inner.position()
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.known_ms
     }
 }

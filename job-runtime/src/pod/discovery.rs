@@ -13,7 +13,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use dataflow::graph::NodeId;
-use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
+use dataflow::source::{PartitionId, Reached, SourcePartition};
 use dataflow::worker::Wake;
 
 use super::assembly::Seat;
@@ -77,8 +77,7 @@ impl Opener {
     pub(super) fn open(
         &mut self,
         source: &Growing,
-        id: PartitionId,
-        start: Start,
+        Due { id, start, known_ms }: Due,
     ) -> Result<(usize, Box<dyn SourcePartition>), ConnectorError> {
         let worker = self.next % self.places.len();
         let place = &self.places[worker];
@@ -88,9 +87,17 @@ impl Opener {
         self.next += 1;
         let (node, table) = (source.node, source.table.clone());
         self.monitor.add_source(SourceView { node, table, partition: id, stats: Arc::clone(&stats) });
-        let counting = Counting::new(partition, Arc::clone(&place.activity), self.driver.clone(), stats);
+        let counting = Counting::new(partition, Arc::clone(&place.activity), self.driver.clone(), stats, known_ms);
         Ok((worker, Box::new(counting)))
     }
+}
+
+/// A partition to open.
+pub(super) struct Due {
+    id: PartitionId,
+    start: Start,
+    /// See [`Reached::watermark_ms`].
+    known_ms: Option<i64>,
 }
 
 /// A source whose partitions are opened, now and, if it is watched, later.
@@ -98,8 +105,8 @@ pub(super) struct Growing {
     pub(super) node: NodeId,
     table: String,
     pub(super) factory: Box<dyn SourceFactory>,
-    /// Where the partitions that are not open stood at the last commit.
-    positions: BTreeMap<PartitionId, SourcePosition>,
+    /// How far the partitions that are not open were read at the last commit.
+    positions: BTreeMap<PartitionId, Reached>,
     /// Which partitions are this pod's.
     seat: Arc<Seat>,
     /// The pod has read this source before.
@@ -115,7 +122,7 @@ impl Growing {
         node: NodeId,
         table: String,
         factory: Box<dyn SourceFactory>,
-        positions: BTreeMap<PartitionId, SourcePosition>,
+        positions: BTreeMap<PartitionId, Reached>,
         seat: Arc<Seat>,
     ) -> Result<Self, ConnectorError> {
         let (read_before, known) = (false, BTreeSet::new());
@@ -134,7 +141,7 @@ impl Growing {
     }
 
     /// The partitions to open now, in the source's order, as many as may be open.
-    pub(super) fn due(&mut self, monitor: &Monitor) -> Result<Vec<(PartitionId, Start)>, ConnectorError> {
+    pub(super) fn due(&mut self, monitor: &Monitor) -> Result<Vec<Due>, ConnectorError> {
         let listed = self.listed(true)?;
         let room = self.factory.most_open().saturating_sub(monitor.retire(self.node));
         self.waiting = false;
@@ -148,13 +155,13 @@ impl Growing {
                 break;
             }
             self.known.insert(id.clone());
-            let start = match self.positions.remove(&id) {
-                Some(position) if self.factory.is_done(&id, &position)? => continue,
-                Some(position) => Start::At(position),
-                None if self.read_before => Start::Added,
-                None => Start::First,
+            let (start, known_ms) = match self.positions.remove(&id) {
+                Some(reached) if self.factory.is_done(&id, &reached.position)? => continue,
+                Some(Reached { position, watermark_ms }) => (Start::At(position), watermark_ms),
+                None if self.read_before => (Start::Added, None),
+                None => (Start::First, None),
             };
-            due.push((id, start));
+            due.push(Due { id, start, known_ms });
         }
         Ok(due)
     }
@@ -163,7 +170,7 @@ impl Growing {
     pub(super) fn check_gone(&self) -> Result<(), ConnectorError> {
         let listed: BTreeSet<PartitionId> = self.factory.partitions()?.into_iter().collect();
         let gone = self.positions.iter().filter(|(id, _)| !listed.contains(*id));
-        gone.map(|(id, position)| self.factory.is_done(id, position)).try_for_each(|done| done.map(drop))
+        gone.map(|(id, reached)| self.factory.is_done(id, &reached.position)).try_for_each(|done| done.map(drop))
     }
 }
 
@@ -234,7 +241,7 @@ impl Run {
             match source.due(&opener.monitor) {
                 Ok(new) => {
                     *due = Instant::now() + pause(source, *interval);
-                    new.into_iter().for_each(|(id, start)| give(opener, source, id, start));
+                    new.into_iter().for_each(|due| give(opener, source, due));
                 }
                 Err(error) => {
                     *due = Instant::now() + *interval;
@@ -254,9 +261,9 @@ fn pause(source: &Growing, interval: Duration) -> Duration {
 }
 
 /// Opens a partition for a worker. One that cannot be opened ends the job there: it must not be passed over.
-fn give(opener: &mut Opener, source: &Growing, id: PartitionId, start: Start) {
-    tracing::info!(table = source.table, partition = id.0, "a new partition is read");
-    let (worker, arrival) = match opener.open(source, id, start) {
+fn give(opener: &mut Opener, source: &Growing, due: Due) {
+    tracing::info!(table = source.table, partition = due.id.0, "a new partition is read");
+    let (worker, arrival) = match opener.open(source, due) {
         Ok((worker, partition)) => (worker, Ok((source.node, partition))),
         Err(error) => (0, Err(error)),
     };

@@ -147,6 +147,7 @@ pub struct VecPartition {
     polls: usize,
     /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
     letters: Option<EncodedRows>,
+    known_ms: Option<i64>,
 }
 
 impl VecPartition {
@@ -163,13 +164,28 @@ impl VecPartition {
             }
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
-        Self { id: PartitionId(id.to_owned()), batches, batch, row, pending_every, polls: 0, letters: None }
+        Self {
+            id: PartitionId(id.to_owned()),
+            batches,
+            batch,
+            row,
+            pending_every,
+            polls: 0,
+            letters: None,
+            known_ms: None,
+        }
     }
 
     /// Gives a dead letter for every row.
     #[must_use]
     pub fn with_letters(self) -> Self {
         Self { letters: Some(EncodedRows::default()), ..self }
+    }
+
+    /// What the rows before its position stand for.
+    #[must_use]
+    pub fn after(self, known_ms: Option<i64>) -> Self {
+        Self { known_ms, ..self }
     }
 }
 
@@ -207,6 +223,10 @@ impl SourcePartition for VecPartition {
         let mut bytes = (self.batch as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(&(self.row as u64).to_le_bytes());
         SourcePosition::Opaque(bytes)
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.known_ms
     }
 }
 
