@@ -177,6 +177,8 @@ impl PodCollector {
         family(&list::OPERATOR_IN, &sum(|n| n.rows_in, |_| true), out);
         family(&list::OPERATOR_OUT, &sum(|n| n.rows_out, |_| true), out);
         family(&list::OPERATOR_LATE, &sum(|n| n.late_dropped, |_| true), out);
+        let busy = |node: &Node| of(node).map(|n| Duration::from_nanos(n.busy_ns).as_secs_f64()).sum();
+        family(&list::OPERATOR_BUSY, &nodes.iter().map(|node| (label(node), busy(node))).collect(), out);
         family(&list::STATE_ENTRIES, &sum(|n| n.state_entries, keyed), out);
         family(&list::STATE_BYTES, &sum(|n| n.state_bytes, keyed), out);
         family(&list::STATE_HITS, &sum(|n| n.state_hits, keyed), out);

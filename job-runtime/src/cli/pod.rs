@@ -6,7 +6,7 @@
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataflow::key::Shards;
@@ -76,6 +76,7 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
     let pages = Arc::new(Pages {
         monitor: Arc::clone(&monitor),
         registry: Mutex::new(None),
+        graph: OnceLock::new(),
         phase: Mutex::new((PodPhase::Starting, None)),
         revision: settings.revision.clone(),
     });
@@ -156,6 +157,7 @@ fn run_job(
     let labels =
         JobLabels { job: loaded.file.name.clone(), revision: settings.revision.clone(), pod: args.pod_name.clone() };
     let graph = Arc::new(loaded.planned.graph.clone());
+    let _ = pages.graph.set(Arc::clone(&graph));
     match metrics::registry(&labels, graph, Arc::clone(monitor)) {
         Ok(registry) => *pages.registry.lock().unwrap_or_else(PoisonError::into_inner) = Some(registry),
         Err(error) => tracing::error!(%error, "no metrics"),

@@ -78,6 +78,8 @@ metrics! {
     OPERATOR_OUT = counter("millstream_stream_operator_records_out_total", OPERATOR, "Rows that a stream operator emitted.");
     OPERATOR_LATE = counter("millstream_stream_operator_late_records_total", OPERATOR,
         "Rows that came behind the watermark and were dropped.");
+    OPERATOR_BUSY = counter("millstream_stream_operator_busy_seconds_total", OPERATOR,
+        "Time that workers were in a stream operator itself, without those that it gives rows to; its rate by the number of workers is its part of the busy ratio.");
     OPERATOR_WATERMARK = gauge("millstream_stream_operator_watermark_seconds", OPERATOR,
         "Watermark in seconds since 1970-01-01T00:00:00Z, the least of all workers.");
     STATE_ENTRIES = gauge("millstream_state_entries", OPERATOR, "Entries of keyed state in memory.");

@@ -134,6 +134,7 @@ pub(crate) fn pod_in(job: &ValidatedJob, phase: PodPhase) -> PodFacts {
             taken: 3,
             ..SnapshotStatus::default()
         }),
+        operators: Vec::new(),
         error: None,
     };
     PodFacts { status: Some(status), ..ready_pod(job) }

@@ -15,6 +15,7 @@ use crate::shuffle::{Gate, Outbox};
 use crate::sink::{EncodedRows, SinkChunk, SinkEncoder, SinkPayload};
 use crate::state::{ChangeBatch, Stores};
 use crate::watermark::{EventTime, MinOfInputs};
+use crate::worker::busy::Busy;
 use crate::worker::commits::Commits;
 use crate::worker::{CommitId, NodeProgress, WorkerError};
 
@@ -151,6 +152,7 @@ pub(super) struct Flow {
     pub(super) stores: Stores,
     /// How many bytes of state should be in memory at most.
     pub(super) state_budget: u64,
+    pub(super) busy: Busy,
 }
 
 impl Exchange {
@@ -183,6 +185,13 @@ impl Flow {
     }
 
     fn deliver(&mut self, port: Port, element: Element) -> Result<(), WorkerError> {
+        let caller = self.busy.enter(port.node);
+        let done = self.take(port, element);
+        self.busy.leave(caller);
+        done
+    }
+
+    fn take(&mut self, port: Port, element: Element) -> Result<(), WorkerError> {
         let node = &mut self.nodes[port.node];
         if let Role::Exchange(exchange) = &mut node.role
             && !matches!(element, Element::Batch(_))
@@ -411,13 +420,14 @@ impl Flow {
     }
 
     pub(super) fn progress(&self) -> Vec<NodeProgress> {
-        let node = |node: &NodeState| {
+        let node = |(index, node): (usize, &NodeState)| {
             let state = node.role.stateful().map(Stateful::size).unwrap_or_default();
             NodeProgress {
                 node: node.id,
                 rows_in: node.rows_in,
                 rows_out: node.rows_out,
                 late_dropped: state.late_dropped,
+                busy_ns: self.busy.spent_ns(index),
                 watermark_ms: node.time.combined().known(),
                 state_entries: state.entries,
                 state_bytes: state.bytes,
@@ -426,6 +436,6 @@ impl Flow {
                 state_evictions: state.evictions,
             }
         };
-        self.nodes.iter().map(node).collect()
+        self.nodes.iter().enumerate().map(node).collect()
     }
 }

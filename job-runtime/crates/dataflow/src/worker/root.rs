@@ -63,6 +63,13 @@ impl Partition {
 impl Root {
     /// Moves a bounded number of elements; true if something moved.
     pub(super) fn run(&mut self, flow: &mut Flow, max_rows: usize, now_ms: u64) -> Result<bool, WorkerError> {
+        let outside = flow.busy.enter(self.node);
+        let moved = self.take(flow, max_rows, now_ms);
+        flow.busy.leave(outside);
+        moved
+    }
+
+    fn take(&mut self, flow: &mut Flow, max_rows: usize, now_ms: u64) -> Result<bool, WorkerError> {
         match &mut self.input {
             Input::Source(source) => source.run(self.node, &self.reach, flow, max_rows, now_ms),
             Input::Exchange(queues, None) => drain(queues, self.node, &self.reach, flow, &mut Vec::new),

@@ -16,6 +16,7 @@ use crate::sink::SinkEncoder;
 use crate::source::SourcePartition;
 use crate::state::Stores;
 use crate::watermark::{MinOfInputs, SourceWatermarks};
+use crate::worker::busy::Busy;
 use crate::worker::commits::Commits;
 use crate::worker::flow::{Alignment, Exchange, Flow, NodeState, Port, Reach, Role};
 use crate::worker::root::{Input, Partition, Root, SourceInput};
@@ -53,6 +54,7 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         gate: config.gate,
         stores: Stores::new(config.shards, config.stores),
         state_budget: config.state_budget,
+        busy: Busy::default(),
     };
     restore(&mut flow)?;
     let root = |(id, input): (NodeId, Input)| {
