@@ -20,6 +20,7 @@ use crate::background::Background;
 use crate::commit::kafka::RecoverError;
 use crate::connector::registry::{ConnectorContext, Output};
 use crate::control::{Bound, ControlError, ControlPort};
+use crate::crash::{self, Step};
 use crate::http::{self, Pages};
 use crate::metrics::{self, JobLabels};
 use crate::pod::monitor::Monitor;
@@ -137,7 +138,9 @@ async fn serve_control(control: Arc<ControlPort>, port: u16, cancel: Cancellatio
 fn begin_anew() -> ExitCode {
     let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     // Returns only if it failed.
-    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    let mut anew = std::process::Command::new(program);
+    let anew = anew.args(std::env::args_os().skip(1)).envs(crash::passed());
+    let error = crash::around(Step::Anew, || anew.exec());
     tracing::error!(%error, "cannot begin anew; leaving it to Kubernetes");
     ExitCode::FAILURE
 }

@@ -271,7 +271,8 @@ impl KafkaCommitLog {
         let left_out = planted::is(Bug::OffsetsLeftOut);
         let moved = self.send_offsets(if left_out { Vec::new() } else { kafka_offsets })?;
         let end = || self.producer.watched(STEP_DEADLINE, |raw| raw.commit(STEP_DEADLINE));
-        match crash::asked(Step::End, end).flatten() {
+        let first = || crash::asked_first(Step::FirstCommit, end).flatten();
+        match crash::asked(Step::End, first).flatten() {
             Some(Ok(())) => {}
             Some(Err(error)) => return Err(classify(id, self.producer.servers(), "the commit", &error, true)),
             None if planted::is(Bug::TimeoutIsDone) => {}

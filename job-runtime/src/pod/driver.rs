@@ -348,7 +348,12 @@ impl Driver {
             Some(shuffle) => shuffle.write(self.parts.log.as_mut(), id, now),
             None => Ok(()),
         };
-        let offsets = match sent.and_then(|()| self.parts.log.commit(request)) {
+        let leaving = last && self.monitor.reassigned();
+        if leaving && planted::is(Bug::ReleaseFirst) {
+            self.parts.log.leave()?;
+        }
+        let log = &mut self.parts.log;
+        let offsets = match sent.and_then(|()| crash::around_if(leaving, Step::LastCommit, || log.commit(request))) {
             Ok(offsets) => offsets,
             Err(error) => {
                 self.monitor.committed(begin.elapsed(), CommitOutcome::of(&error));

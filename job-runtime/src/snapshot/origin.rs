@@ -19,6 +19,7 @@ use super::place::StorePlace;
 use super::store::ObjectStore;
 use super::take::{io, remove_dir};
 use super::{SnapshotError, restore};
+use crate::crash::{self, Step};
 use crate::state::rocks::RocksDatabases;
 
 /// A batch of entries is written when it is larger than this.
@@ -101,7 +102,7 @@ impl Origin {
         let bytes = self.import_into(databases, shards, shard, before, (&new, &old))?;
         remove_dir(&old)?;
         remove_dir(&path)?;
-        fs::rename(&new, &path).map_err(io("rename", &new))?;
+        crash::around(Step::Place, || fs::rename(&new, &path)).map_err(io("rename", &new))?;
         let parent = path.parent().expect("a shard's directory lies in the state directory");
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(io("sync", parent))?;
         tracing::info!(shard = shard.0, savepoint = self.location, bytes, "restored from a savepoint");

@@ -12,6 +12,7 @@ use dataflow::shuffle::Gate;
 
 use super::{Cast, Desk, Hold, Log, Recovered};
 use crate::commit::kafka::{ControlTopic, Watching};
+use crate::crash::{self, Step};
 use crate::kafka::shuffle::ReadUpTo;
 use crate::pod::monitor::Monitor;
 use crate::pod::order_book::OrderBook;
@@ -58,7 +59,7 @@ impl Orders {
                     let changed = move |log: &checkpoint::control::ControlLog| {
                         if log.view.number() > number {
                             tracing::info!(from = number, to = log.view.number(), "another assignment is in force");
-                            monitor.reassign();
+                            crash::around(Step::Notice, || monitor.reassign());
                         }
                         if log.drained {
                             let _ = events.send(Event::InputEnds);

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::kafka::FencedLog;
 use super::{Log, Recovered, Seat};
 use crate::commit::local::LocalCommitLog;
+use crate::crash;
 use crate::pod::monitor::Monitor;
 use crate::pod::savepoint::SavepointStore;
 use crate::pod::{PodConfig, PodError};
@@ -139,7 +140,7 @@ impl SnapshotStore {
         let taker = Taker::new(Arc::clone(&self.store), job, shards, databases, log, directory.snapshots_dir());
         let stats = Arc::new(SnapshotStats::new(recovered.restored.clone()));
         monitor.attach_snapshots(Arc::clone(&stats));
-        let keeper = Keeper::new(self.config.retention, GRACE);
+        let keeper = Keeper::new(self.config.retention, crash::grace(GRACE));
         let work = SnapshotWork { taker, keeper, trim, interval: self.config.interval, stats, tell };
         Snapshots::start(work, self.cancel.clone()).map_err(PodError::Thread)
     }

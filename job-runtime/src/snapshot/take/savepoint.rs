@@ -8,6 +8,7 @@ use checkpoint::snapshot::{ObjectId, PartEntry, SavepointManifest, SavepointPart
 use dataflow::graph::OperatorUid;
 
 use super::{Base, Copies, Taker, remove_dir};
+use crate::crash::Step;
 use crate::snapshot::store::{Body, ObjectStore, Put};
 use crate::snapshot::{SnapshotError, now_ms, restore, transfer};
 
@@ -104,13 +105,13 @@ impl Taker {
 
 /// Writes a part, in the place of one of an attempt that failed.
 fn replace(store: &dyn ObjectStore, id: &ObjectId, bytes: &[u8]) -> Result<(), SnapshotError> {
-    match store.put(id, Body::Bytes(bytes))? {
+    match transfer::put(store, Step::SavepointPart, id, Body::Bytes(bytes))? {
         Put::Written => return Ok(()),
         Put::Exists if transfer::read(store, id)? == bytes => return Ok(()),
         Put::Exists => {}
     }
     store.delete(id)?;
-    store.put(id, Body::Bytes(bytes))?;
+    transfer::put(store, Step::SavepointPart, id, Body::Bytes(bytes))?;
     Ok(())
 }
 
@@ -160,7 +161,7 @@ pub fn complete(
     };
     let id = root.id();
     root.check_parts(&parts).map_err(|error| restore::damaged(store, &id, error))?;
-    let put = store.put(&id, Body::Bytes(&root.encode()));
+    let put = transfer::put(store, Step::Savepoint, &id, Body::Bytes(&root.encode()));
     match put {
         Ok(Put::Written) => Ok(()),
         // Perhaps it is ours, and a reply was lost.
