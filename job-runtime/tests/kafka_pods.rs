@@ -7,6 +7,8 @@
 #[path = "kafka_commit/broker.rs"]
 #[expect(dead_code, reason = "shared with the tests of the commit log")]
 mod broker;
+#[path = "kafka_pods/distributed.rs"]
+mod distributed;
 #[path = "kafka_pods/held.rs"]
 mod held;
 #[path = "kafka_pods/soak.rs"]
@@ -294,11 +296,21 @@ impl Pods {
     fn shuffled(&self) -> i64 {
         let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", servers()).create().unwrap();
         let timeout = Duration::from_secs(5);
-        let metadata = consumer.fetch_metadata(None, timeout).unwrap();
-        let prefix = format!("millstream-{}-shuffle-", self.uid);
-        let topics = metadata.topics().iter().filter(|topic| topic.name().starts_with(&prefix));
         let end = |topic: &str, partition| consumer.fetch_watermarks(topic, partition, timeout).unwrap().1;
-        topics.flat_map(|topic| topic.partitions().iter().map(|p| end(topic.name(), p.id()))).sum()
+        let ends = self.shuffle_topics().into_iter().map(|topic| {
+            let metadata = consumer.fetch_metadata(Some(&topic), timeout).unwrap();
+            metadata.topics()[0].partitions().iter().map(|p| end(&topic, p.id())).sum::<i64>()
+        });
+        ends.sum()
+    }
+
+    /// The topics between the pods.
+    fn shuffle_topics(&self) -> Vec<String> {
+        let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", servers()).create().unwrap();
+        let metadata = consumer.fetch_metadata(None, Duration::from_secs(5)).unwrap();
+        let prefix = format!("millstream-{}-shuffle-", self.uid);
+        let names = metadata.topics().iter().map(|topic| topic.name().to_owned());
+        names.filter(|name| name.starts_with(&prefix)).collect()
     }
 
     fn said(&self) -> String {

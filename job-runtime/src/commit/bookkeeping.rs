@@ -14,6 +14,9 @@
 //!   too, has no watermark: `1 | kind u8 | rest`
 //! - ticket: `1 | the sink's own bytes`
 //! - operator: `1 | its name in UTF-8`
+//!
+//! An operator's value has version 2 if it lies elsewhere than by its own keys, or reads no exchange of its own:
+//! `2 | flags u8: bit 0, without an exchange | length of the name u16 LE | name | where it lies, in UTF-8`
 
 use dataflow::graph::OperatorUid;
 use dataflow::key::{KeyGroup, ShardId, Shards};
@@ -40,6 +43,8 @@ impl Home {
 
 const VERSION: u8 = 1;
 const POSITION_VERSION: u8 = 2;
+/// Of an operator's value with more than its name.
+const PLACED: u8 = 2;
 const KAFKA: u8 = 1;
 const OPAQUE: u8 = 2;
 const USER_KEY: usize = STATE_KEY_PREFIX + 4;
@@ -119,31 +124,70 @@ pub fn positions(
 /// When the home's store cannot be read, or an entry is damaged or newer.
 pub fn tickets(store: &dyn ShardStore, home: Home, node: OperatorUid) -> Result<Vec<Ticket>, BookkeepingError> {
     let entry =
-        |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value)?.to_vec() });
+        |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value, VERSION)?.to_vec() });
     entries(store, home, OperatorUid::TICKETS, node, entry)
 }
 
-/// Adds a stream operator's name to the changes of the home's shard.
-pub fn put_operator(changes: &mut ChangeBatch, home: Home, node: OperatorUid, name: &str) {
-    changes.put(&key(home, OperatorUid::OPERATORS, node, b""), &[&[VERSION], name.as_bytes()].concat());
+/// A stream operator with state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredOperator {
+    /// Its stable identity.
+    pub uid: OperatorUid,
+    /// Its name.
+    pub name: String,
+    /// Where its state lies, in words that are compared and shown; empty where its own keys say.
+    pub place: String,
+    /// It reads an exchange of its own.
+    pub exchanged: bool,
 }
 
-/// All stream operators that are stored, with their names.
+/// Adds a stream operator to the changes of the home's shard.
+pub fn put_operator(changes: &mut ChangeBatch, home: Home, operator: &StoredOperator) {
+    changes.put(&key(home, OperatorUid::OPERATORS, operator.uid, b""), &encode_operator(operator));
+}
+
+/// All stream operators that are stored.
 ///
 /// # Errors
 /// When the home's store cannot be read, or an entry is damaged or newer.
-pub fn operators(store: &dyn ShardStore, home: Home) -> Result<Vec<(OperatorUid, String)>, BookkeepingError> {
+pub fn operators(store: &dyn ShardStore, home: Home) -> Result<Vec<StoredOperator>, BookkeepingError> {
     let damaged = || BookkeepingError::Damaged { what: "operator" };
     let mut prefix = Vec::with_capacity(STATE_KEY_PREFIX);
     state_key_prefix(home.group, OperatorUid::OPERATORS, &mut prefix);
     let mut out = Vec::new();
     store.scan(&prefix, &mut |key, value| {
         let uid = key[STATE_KEY_PREFIX..].try_into().map(u32::from_be_bytes).map_err(|_| damaged());
-        let name =
-            versioned("operator", value).and_then(|name| String::from_utf8(name.to_vec()).map_err(|_| damaged()));
-        out.push(uid.and_then(|uid| Ok((OperatorUid(uid), name?))));
+        out.push(uid.and_then(|uid| decode_operator(OperatorUid(uid), value)));
     })?;
     out.into_iter().collect()
+}
+
+fn encode_operator(operator: &StoredOperator) -> Vec<u8> {
+    let StoredOperator { name, place, exchanged, .. } = operator;
+    if place.is_empty() && *exchanged {
+        return [&[VERSION], name.as_bytes()].concat();
+    }
+    let length = u16::try_from(name.len()).expect("an operator's name is short");
+    let mut out = vec![PLACED, u8::from(!exchanged)];
+    out.extend_from_slice(&length.to_le_bytes());
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(place.as_bytes());
+    out
+}
+
+fn decode_operator(uid: OperatorUid, value: &[u8]) -> Result<StoredOperator, BookkeepingError> {
+    let damaged = || BookkeepingError::Damaged { what: "operator" };
+    let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| damaged());
+    let Some(body) = value.strip_prefix(&[PLACED]) else {
+        let name = text(versioned("operator", value, PLACED)?)?;
+        return Ok(StoredOperator { uid, name, place: String::new(), exchanged: true });
+    };
+    let (&[flags, low, high], rest) = body.split_first_chunk::<3>().ok_or_else(damaged)?;
+    let (name, place) = rest.split_at_checked(usize::from(u16::from_le_bytes([low, high]))).ok_or_else(damaged)?;
+    match flags {
+        0 | 1 => Ok(StoredOperator { uid, name: text(name)?, place: text(place)?, exchanged: flags == 0 }),
+        _ => Err(damaged()),
+    }
 }
 
 fn key(home: Home, kind: OperatorUid, node: OperatorUid, user: &[u8]) -> Vec<u8> {
@@ -212,10 +256,10 @@ pub(crate) fn decode_position(value: &[u8]) -> Result<Reached, BookkeepingError>
     Ok(Reached { position, watermark_ms })
 }
 
-fn versioned<'a>(what: &'static str, value: &'a [u8]) -> Result<&'a [u8], BookkeepingError> {
+fn versioned<'a>(what: &'static str, value: &'a [u8], known: u8) -> Result<&'a [u8], BookkeepingError> {
     match value.split_first() {
         Some((&VERSION, rest)) => Ok(rest),
-        Some((&version, _)) if version > VERSION => Err(BookkeepingError::Version { what, version, known: VERSION }),
+        Some((&version, _)) if version > VERSION => Err(BookkeepingError::Version { what, version, known }),
         Some(_) | None => Err(BookkeepingError::Damaged { what }),
     }
 }
@@ -280,12 +324,20 @@ mod tests {
         let home = Home::new(Shards::new(4).unwrap(), ShardId(2));
         let mut store = RocksDatabases::new(dir.path(), RocksConfig::default()).unwrap().open(home.shard).unwrap();
         let mut changes = ChangeBatch::new();
-        put_operator(&mut changes, home, OperatorUid(77), "window_aggregate(origin)");
-        put_operator(&mut changes, home, OperatorUid(20), "other");
+        let operator = |uid, name: &str, place: &str, exchanged| StoredOperator {
+            uid: OperatorUid(uid),
+            name: name.to_owned(),
+            place: place.to_owned(),
+            exchanged,
+        };
+        let expected = [
+            operator(20, "other", "", true),
+            operator(21, "distinct(origin, dest)", "the columns origin", false),
+            operator(77, "window_aggregate(origin)", "", false),
+        ];
+        expected.iter().for_each(|operator| put_operator(&mut changes, home, operator));
         put_ticket(&mut changes, home, OperatorUid(20), &Ticket { key: vec![], value: vec![1] });
         store.apply(&changes, LogOffset(1)).unwrap();
-        let expected =
-            [(OperatorUid(20), "other".to_owned()), (OperatorUid(77), "window_aggregate(origin)".to_owned())];
         assert_eq!(operators(&store, home).unwrap(), expected);
         assert_eq!(operators(&store, Home::new(Shards::new(2).unwrap(), ShardId(0))).unwrap(), []);
     }
@@ -305,6 +357,30 @@ mod tests {
         assert_eq!(encode_position(&reached), [&[2, 7, 0, 0, 0, 0, 0, 0, 0], rest.as_slice()].concat());
         let before = [&[1], rest.as_slice()].concat();
         assert_eq!(decode_position(&before), Ok(Reached { position, watermark_ms: None }));
+    }
+
+    #[test]
+    fn the_layouts_of_an_operator_are_for_ever() {
+        let operator = |place: &str, exchanged| StoredOperator {
+            uid: OperatorUid(20),
+            name: "ab".to_owned(),
+            place: place.to_owned(),
+            exchanged,
+        };
+        let layouts: [(_, &[u8]); 3] = [
+            (operator("", true), &[1, b'a', b'b']),
+            (operator("x", true), &[2, 0, 2, 0, b'a', b'b', b'x']),
+            (operator("", false), &[2, 1, 2, 0, b'a', b'b']),
+        ];
+        for (operator, bytes) in layouts {
+            assert_eq!(encode_operator(&operator), bytes);
+            assert_eq!(decode_operator(OperatorUid(20), bytes), Ok(operator));
+        }
+        let error = decode_operator(OperatorUid(20), &[3]).unwrap_err();
+        assert_eq!(error, BookkeepingError::Version { what: "operator", version: 3, known: PLACED });
+        for damaged in [&[2u8, 1, 3, 0, b'a'][..], &[2, 2, 0, 0], &[2, 0], &[2, 0, 1, 0, 0xff]] {
+            assert_eq!(decode_operator(OperatorUid(20), damaged), Err(BookkeepingError::Damaged { what: "operator" }));
+        }
     }
 
     #[test]

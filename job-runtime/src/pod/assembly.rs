@@ -20,6 +20,7 @@ use dataflow::worker::{Wake, WorkerConfig};
 
 use super::PodConfig;
 use super::counting::Activity;
+use super::declared::Declared;
 use super::discovery::{Discovery, Growing, Mailbox, Opener, Place};
 use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
@@ -360,7 +361,7 @@ impl Cast {
         let graph = &config.planned.graph;
         let mut cast = Self {
             home,
-            operators: operators::check(graph, &stores, config.shards)?,
+            operators: operators::check(graph, &stores, config.shards, seat.shuffles())?,
             log,
             log_offsets,
             stores: (0..workers).map(|_| Vec::new()).collect(),
@@ -388,7 +389,7 @@ impl Cast {
             cast.stores[worker].push(Box::new(store));
         }
         let seat = Arc::new(seat);
-        cast.discovery = cast.open_partitions(&seat, sources, positions, monitor)?;
+        cast.discovery = cast.open_partitions(config, &seat, sources, positions, monitor)?;
         (cast.inward, cast.read) = seat.inward(graph, cluster.as_ref().map(|cluster| &cluster.properties), &cast)?;
         // How far other pods' rows are read is committed with the offsets of sources.
         cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
@@ -402,9 +403,11 @@ impl Cast {
         Ok(cast)
     }
 
-    /// The pod's partitions go round the workers, each source starting where the last one ended.
+    /// The pod's partitions go round the workers, each source starting where the last one ended. Those that the plan relies on go to the workers
+    /// that own their key groups.
     fn open_partitions(
         &mut self,
+        config: &PodConfig,
         seat: &Arc<Seat>,
         sources: Vec<OpenSource<'_>>,
         mut positions: Positions,
@@ -416,13 +419,21 @@ impl Cast {
             wake: self.wake(worker),
         };
         let places = (0..self.partitions.len()).map(place).collect();
-        let mut opener = Opener { places, driver: std::thread::current(), monitor: Arc::clone(monitor), next: 0 };
+        let mut opener = Opener {
+            places,
+            driver: std::thread::current(),
+            monitor: Arc::clone(monitor),
+            next: 0,
+            shards: config.shards,
+            owner: Arc::clone(&self.owner),
+        };
         let mut opened = Vec::new();
         for OpenSource { node, table, factory } in sources {
             let positions = positions.0.remove(&node.id).unwrap_or_default();
             let (table, seat) = (table.to_owned(), Arc::clone(seat));
-            let mut source = Growing::new(node.id, table, factory, positions, seat)?;
-            for due in source.due(monitor)? {
+            let declared = Declared::of(node, &config.planned.graph, config.shards)?;
+            let mut source = Growing::new(node.id, table, factory, positions, seat, declared)?;
+            for due in source.due(monitor).map_err(ConnectorError::from)? {
                 let (worker, partition) = opener.open(&source, due)?;
                 self.partitions[worker].push((source.node, partition));
             }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 
 use crate::crash::{self, Step};
+use dataflow::key::KeyGroup;
 use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
@@ -57,20 +58,22 @@ pub(super) struct Counting {
     activity: Arc<Activity>,
     driver: Thread,
     stats: Arc<SourceStats>,
+    group: Option<KeyGroup>,
     known_ms: Option<i64>,
 }
 
 impl Counting {
-    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause. `known_ms`: see
-    /// [`SourcePartition::known_ms`].
+    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause. `group` stands for the partition, if the plan
+    /// relies on it. `known_ms`: see [`SourcePartition::known_ms`].
     pub(super) fn new(
         inner: Box<dyn SourcePartition>,
         activity: Arc<Activity>,
         driver: Thread,
         stats: Arc<SourceStats>,
+        group: Option<KeyGroup>,
         known_ms: Option<i64>,
     ) -> Self {
-        Self { inner, activity, driver, stats, known_ms }
+        Self { inner, activity, driver, stats, group, known_ms }
     }
 }
 
@@ -97,6 +100,10 @@ impl SourcePartition for Counting {
 
     fn take_letters(&mut self) -> Option<EncodedRows> {
         self.inner.take_letters()
+    }
+
+    fn key_group(&self) -> Option<KeyGroup> {
+        self.group
     }
 
     fn position(&self) -> SourcePosition {

@@ -12,5 +12,6 @@ pub mod local_log;
 pub mod names;
 pub mod offset_note;
 pub mod ownership;
+pub mod partition_group;
 pub mod savepoint;
 pub mod snapshot;

@@ -5,6 +5,7 @@
 
 use arrow::array::RecordBatch;
 
+use crate::key::KeyGroup;
 use crate::sink::EncodedRows;
 
 /// Name of a source partition, stable over restarts: `0`, `flights-3`, `part-0007.csv`.
@@ -59,6 +60,10 @@ pub trait SourcePartition: Send {
     /// Records of the last poll that did not fit, encoded for where the table's dead letters go. They join the commit that the position
     /// behind them joins. Called after every poll.
     fn take_letters(&mut self) -> Option<EncodedRows> {
+        None
+    }
+    /// The key group that stands for the partition, if the plan relies on how the source is distributed: there lies the state of its rows' keys.
+    fn key_group(&self) -> Option<KeyGroup> {
         None
     }
     /// The place after the last row given out. Cheap: called at every barrier.

@@ -14,7 +14,7 @@ pub use harness::{Harness, Outcome, Random, SourceData};
 pub use log::{MemoryReader, ShuffleLog};
 
 use crate::graph::{Expression, ExpressionError, OperatorUid};
-use crate::key::ShardId;
+use crate::key::{KeyGroup, ShardId};
 use crate::sink::{EncodedRows, SinkEncoder, SinkError, SinkPayload};
 use crate::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 use crate::state::keyed::is_expired;
@@ -145,6 +145,8 @@ pub struct VecPartition {
     /// Every so many polls find nothing, to try the waiting paths.
     pending_every: usize,
     polls: usize,
+    /// See [`VecPartition::in_group`].
+    group: Option<KeyGroup>,
     /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
     letters: Option<EncodedRows>,
     known_ms: Option<i64>,
@@ -164,16 +166,14 @@ impl VecPartition {
             }
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
-        Self {
-            id: PartitionId(id.to_owned()),
-            batches,
-            batch,
-            row,
-            pending_every,
-            polls: 0,
-            letters: None,
-            known_ms: None,
-        }
+        let id = PartitionId(id.to_owned());
+        Self { id, batches, batch, row, pending_every, polls: 0, group: None, letters: None, known_ms: None }
+    }
+
+    /// Stands for a key group: there lies the state of its rows' keys.
+    #[must_use]
+    pub fn in_group(self, group: Option<KeyGroup>) -> Self {
+        Self { group, ..self }
     }
 
     /// Gives a dead letter for every row.
@@ -213,6 +213,10 @@ impl SourcePartition for VecPartition {
             (self.batch, self.row) = (self.batch + 1, 0);
         }
         Ok(SourcePoll::Batch(slice))
+    }
+
+    fn key_group(&self) -> Option<KeyGroup> {
+        self.group
     }
 
     fn take_letters(&mut self) -> Option<EncodedRows> {

@@ -79,11 +79,12 @@ impl Seat {
     }
 
     /// All shards of the job.
-    pub(super) fn shards(&self) -> Shards {
+    pub(in crate::pod) fn shards(&self) -> Shards {
         self.shards
     }
 
-    fn owns(&self, shard: ShardId) -> bool {
+    /// True if the pod has a shard.
+    pub(in crate::pod) fn owns(&self, shard: ShardId) -> bool {
         let share = self.assignment.share(self.ordinal);
         share.is_some_and(|share| share.shards.iter().any(|range| range.contains(&shard.0)))
     }
@@ -119,6 +120,11 @@ impl Seat {
         }
         let (job, assignment) = (local_log::job_hash(&self.job_uid), self.assignment.number);
         (assignment > 1 || !others.is_empty()).then_some(PodView { job, assignment, slot: self.ordinal, others })
+    }
+
+    /// True if rows go, or went, between pods.
+    pub(super) fn shuffles(&self) -> bool {
+        self.view().is_some()
     }
 
     /// What goes to other pods; `gate` is closed while one of them is too far behind.

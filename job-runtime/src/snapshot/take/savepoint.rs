@@ -4,8 +4,9 @@
 
 use std::time::Duration;
 
-use checkpoint::snapshot::{ObjectId, PartEntry, SavepointManifest, SavepointPart, StoredPosition, checksum};
-use dataflow::graph::OperatorUid;
+use checkpoint::snapshot::{
+    ObjectId, PartEntry, SavedOperator, SavepointManifest, SavepointPart, StoredPosition, checksum,
+};
 
 use super::{Base, Copies, Taker, remove_dir};
 use crate::crash::Step;
@@ -125,7 +126,7 @@ pub struct Whole {
     /// Number of shards.
     pub shards: u16,
     /// Stream operators with state.
-    pub operators: Vec<(OperatorUid, String)>,
+    pub operators: Vec<SavedOperator>,
 }
 
 /// Makes a savepoint of the parts of these pods: it exists when this returns.

@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use super::{BatchEncoder, Disk, MemoryStore, ShuffleLog, VecPartition};
 use crate::exchange::{ports, ports_of_pod};
 use crate::graph::{JobGraph, NodeId, NodeKind};
-use crate::key::{ShardId, Shards};
+use crate::key::{KeyGroup, ShardId, Shards};
 use crate::shuffle::outgoing::Outgoing;
 use crate::shuffle::{self, Gate, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleMessage, ShuffleReader};
 use crate::sink::SinkPayload;
@@ -54,6 +54,8 @@ pub struct SourceData {
     pub node: NodeId,
     /// Batches of each partition.
     pub partitions: Vec<Arc<[RecordBatch]>>,
+    /// Where the plan relies on the partitions: the key group of each, whose owner reads it. Else empty.
+    pub groups: Vec<KeyGroup>,
 }
 
 /// A job to run and how.
@@ -223,7 +225,7 @@ impl Harness {
                 graph: Arc::clone(&self.graph),
                 shards: self.shards,
                 owner: Arc::clone(&owner),
-                sources: self.partitions(usize::from(pod), (index, workers), durable, strict, random),
+                sources: self.partitions(usize::from(pod), (index, &owner), workers, durable, strict, random),
                 encoders: sinks.map(|n| (n.id, Box::new(BatchEncoder::default()) as _)).collect(),
                 stores: stores.into_iter().map(|store| Box::new(store) as _).collect(),
                 exchange,
@@ -254,11 +256,12 @@ impl Harness {
         })
     }
 
-    /// A worker's source partitions: they go round the pods, then round a pod's workers.
+    /// A worker's source partitions: they go to the owners of their key groups, or else round the pods, then round a pod's workers.
     fn partitions(
         &self,
         pod: usize,
-        (index, workers): (usize, usize),
+        (index, owner): (usize, &[usize]),
+        workers: usize,
         durable: &Durable,
         strict: bool,
         random: &mut Random,
@@ -266,14 +269,18 @@ impl Harness {
         let pods = usize::from(self.pods);
         let mut sources: Vec<(NodeId, Box<dyn SourcePartition>)> = Vec::new();
         for source in &self.sources {
-            let own = source.partitions.iter().enumerate();
-            for (number, batches) in own.filter(|(n, _)| n % pods == pod && n / pods % workers == index) {
+            let is_own = |number: usize| match source.groups.get(number) {
+                Some(group) => owner[usize::from(self.shards.shard_of(*group).0)] == index,
+                None => number % pods == pod && number / pods % workers == index,
+            };
+            for (number, batches) in source.partitions.iter().enumerate().filter(|(number, _)| is_own(*number)) {
                 let id = PartitionId(number.to_string());
                 let reached = durable.positions.get(&(source.node, id.clone()));
                 let pending_every = if strict { 0 } else { [0, 2, 3, 4, 7][random.below(5)] };
                 let position = reached.map(|reached| &reached.position);
                 let partition = VecPartition::new(&id.0, Arc::clone(batches), position, pending_every);
                 let partition = partition.after(reached.and_then(|reached| reached.watermark_ms));
+                let partition = partition.in_group(source.groups.get(number).copied());
                 sources.push((source.node, Box::new(partition.with_letters())));
             }
         }

@@ -219,9 +219,7 @@ impl Flow {
         node.rows_in += batch.rows.num_rows() as u64;
         let output = match &mut node.role {
             Role::Source => None,
-            Role::Calc(calc) => {
-                calc::apply(calc, &batch.rows).map_err(|e| WorkerError::calc(&node.name, e))?.map(Batch::new)
-            }
+            Role::Calc(calc) => calc::apply(calc, &batch).map_err(|e| WorkerError::calc(&node.name, e))?,
             Role::LocalExchange(keys) => {
                 let hashes = keys.encode(&batch.rows).hashes();
                 Some(Batch { rows: batch.rows, hashes: Some(hashes), partial: false })
@@ -240,10 +238,11 @@ impl Flow {
             }
             Role::Deduplicate(deduplicate) => {
                 let first = deduplicate.update(&batch, &self.stores);
-                first.map_err(|e| WorkerError::deduplicate(&node.name, e))?.map(Batch::new)
+                first.map_err(|e| WorkerError::deduplicate(&node.name, e))?
             }
-            // Behind a union the hashes of an exchange say nothing: each input may have come through another one.
-            Role::Union => Some(Batch::new(batch.rows)),
+            // Behind a union the hashes of an exchange say nothing of keys: each input may have come through another one. Where they are
+            // relied upon, all inputs are of one source.
+            Role::Union => Some(Batch { rows: batch.rows, hashes: batch.hashes, partial: false }),
             Role::Sink(_) => return self.encode(index, &batch),
         };
         match output {
@@ -285,7 +284,7 @@ impl Flow {
     pub(super) fn advance(&mut self, index: usize, time: EventTime) -> Result<(), WorkerError> {
         loop {
             let node = &mut self.nodes[index];
-            let rows = match &mut node.role {
+            let batch = match &mut node.role {
                 Role::Window(window) => {
                     let rows = window.fire_next(time.watermark_ms, &self.stores);
                     rows.map_err(|error| WorkerError::window(&node.name, error))?
@@ -301,8 +300,8 @@ impl Flow {
                 | Role::Union
                 | Role::Sink(_) => None,
             };
-            match rows {
-                Some(rows) => self.emit(index, Element::Batch(Batch::new(rows)))?,
+            match batch {
+                Some(batch) => self.emit(index, Element::Batch(batch))?,
                 None => break,
             }
         }

@@ -10,7 +10,7 @@ use crate::batch::{Batch, Element};
 use crate::columns::native_values;
 use crate::exchange::QueueReceiver;
 use crate::graph::{NodeId, SourceNode};
-use crate::key::ShardId;
+use crate::key::{KeyGroup, ShardId};
 use crate::operators::calc;
 use crate::source::{PartitionId, Reached, SourcePartition, SourcePoll};
 use crate::state::ChangeBatch;
@@ -41,12 +41,16 @@ pub(super) struct SourceInput {
     pub(super) partitions: Vec<Partition>,
     /// More partitions may be added.
     pub(super) growing: bool,
+    /// The plan relies on its partitions: none may be added to those that were counted.
+    pub(super) counted: bool,
     pub(super) times: SourceWatermarks,
     /// Barriers that could not be sent yet. While there is one, nothing is read: it stands behind what was read before it came.
     pub(super) barriers: VecDeque<CommitId>,
 }
 
 pub(super) struct Partition {
+    /// Where the state of its rows' keys lies, if the plan relies on the partitions.
+    group: Option<KeyGroup>,
     /// `None` if the source is growing, the partition is at its end, and the commit with its last position is begun.
     source: Option<Box<dyn SourcePartition>>,
     ended: bool,
@@ -56,7 +60,7 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new(source: Box<dyn SourcePartition>) -> Self {
-        Self { source: Some(source), ended: false, moved: true }
+        Self { group: source.key_group(), source: Some(source), ended: false, moved: true }
     }
 }
 
@@ -102,7 +106,7 @@ impl Root {
     /// Adds a partition; false if there is no place for one here.
     pub(super) fn add(&mut self, partition: Box<dyn SourcePartition>) -> bool {
         match &mut self.input {
-            Input::Source(source) if source.growing => source.add(partition),
+            Input::Source(source) if source.growing && !source.counted => source.add(partition),
             Input::Source(_) | Input::Exchange(..) => return false,
         }
         true
@@ -291,7 +295,10 @@ impl SourceInput {
         let state = &mut flow.nodes[node];
         state.rows_in += decoded.num_rows() as u64;
         let rows = match &self.spec.computed {
-            Some(computed) => calc::apply(computed, &decoded).map_err(|e| WorkerError::calc(&state.name, e))?,
+            Some(computed) => {
+                let made = calc::apply(computed, &Batch::new(decoded));
+                made.map_err(|e| WorkerError::calc(&state.name, e))?.map(|batch| batch.rows)
+            }
             None => Some(decoded),
         };
         let Some(rows) = rows else { return Ok(()) };
@@ -304,7 +311,9 @@ impl SourceInput {
             }
             None => None,
         };
-        flow.emit(node, Element::Batch(Batch::new(rows)))?;
+        let group = self.partitions[index].group;
+        let hashes = group.map(|group| vec![u64::from(group.0); rows.num_rows()].into());
+        flow.emit(node, Element::Batch(Batch { rows, hashes, partial: false }))?;
         self.times.on_rows(index, watermark);
         Ok(())
     }

@@ -1,5 +1,7 @@
 //! The promises of a worker, on whole jobs: exactly what an oracle says comes out, whatever the order, the commits and the crashes.
 
+mod distributed;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -71,6 +73,7 @@ fn graph(key: DataType) -> JobGraph {
         decoded: Arc::clone(&raw),
         computed: None,
         watermark: Some(WatermarkSpec { rowtime: 1, expr: Arc::new(Function(watermark)), idle_timeout: None }),
+        distribution: None,
     };
     let sink = || NodeKind::Sink(SinkNode { table: "output".to_owned() });
     let project =
@@ -219,7 +222,7 @@ fn check(seed: u64, case: &Case) -> Outcome {
     letters.sort();
     let harness = Harness {
         graph: Arc::new(graph(if case.text_keys { DataType::Utf8 } else { DataType::Int64 })),
-        sources: vec![SourceData { node: NodeId(SOURCE), partitions }],
+        sources: vec![SourceData { node: NodeId(SOURCE), partitions, groups: Vec::new() }],
         shards: Shards::new(16).unwrap(),
         pods: case.pods,
         max_workers: case.max_workers,
