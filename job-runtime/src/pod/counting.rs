@@ -1,4 +1,5 @@
-//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display.
+//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display. It also remembers what
+//! its rows had said about event time when it was opened, which no connector needs to know.
 //!
 //! Owns the counters; it changes nothing of what it passes on.
 
@@ -60,11 +61,12 @@ pub(super) struct Counting {
     /// With which the partition passes to another pod.
     shard: ShardId,
     group: Option<KeyGroup>,
+    known_ms: Option<i64>,
 }
 
 impl Counting {
     /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause. `group` stands for the partition, if the plan
-    /// relies on it.
+    /// relies on it. `known_ms`: see [`SourcePartition::known_ms`].
     pub(super) fn new(
         inner: Box<dyn SourcePartition>,
         activity: Arc<Activity>,
@@ -72,8 +74,9 @@ impl Counting {
         stats: Arc<SourceStats>,
         shard: ShardId,
         group: Option<KeyGroup>,
+        known_ms: Option<i64>,
     ) -> Self {
-        Self { inner, activity, driver, stats, shard, group }
+        Self { inner, activity, driver, stats, shard, group, known_ms }
     }
 }
 
@@ -112,5 +115,9 @@ impl SourcePartition for Counting {
 
     fn shard(&self) -> Option<ShardId> {
         Some(self.shard)
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.known_ms
     }
 }

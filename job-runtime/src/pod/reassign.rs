@@ -25,6 +25,7 @@ use super::driver::Parts;
 use super::hold::Now;
 use super::monitor::Monitor;
 use super::savepoint::Event;
+use crate::commit::KafkaOffset;
 use crate::commit::kafka::{Member, Releases, SETTLE};
 use crate::state::rocks::StoreGauge;
 
@@ -103,6 +104,14 @@ struct Taking {
     switch: Arc<Switch>,
 }
 
+/// What was taken up, for everything else.
+struct TakenUp {
+    lost: Vec<ShardId>,
+    switch: Arc<Switch>,
+    /// The pod of each shard.
+    owners: Vec<u16>,
+}
+
 impl Reassign {
     /// Under the assignment that the pod has joined.
     pub(super) fn new(watched: Option<Watched>, under: Assignment) -> Self {
@@ -171,13 +180,13 @@ impl Reassign {
     }
 
     /// What makes a commit that takes an assignment up prove that the process is not fenced.
-    pub(super) fn proof(&self, id: CommitId) -> Option<(String, i32, i64)> {
+    pub(super) fn proof(&self, id: CommitId) -> Option<KafkaOffset> {
         let taking = self.taking.as_ref().filter(|taking| taking.id == id)?;
         Some(self.watched.as_ref()?.member.proof(taking.view.number()))
     }
 
     /// A commit is in the log, and the workers have been told.
-    fn committed(&mut self, id: CommitId) -> Option<(Vec<ShardId>, Arc<Switch>)> {
+    fn committed(&mut self, id: CommitId) -> Option<TakenUp> {
         let watched = self.watched.as_mut()?;
         let Taking { change, view, switch, .. } = self.taking.take_if(|taking| taking.id == id)?;
         let Change { number, gains, .. } = change;
@@ -200,7 +209,9 @@ impl Reassign {
         } else {
             tracing::info!(assignment = number, lost = ?change.lost, "another assignment is taken up");
         }
-        Some((lost, switch))
+        let owner = |shard| view.owner(shard).unwrap_or_default();
+        let owners = (0..view.in_force().map_or(0, |next| next.shards)).map(owner).collect();
+        Some(TakenUp { lost, switch, owners })
     }
 }
 
@@ -212,8 +223,9 @@ impl Parts {
     /// A commit is in the log, and the workers have been told. If it takes an assignment up: so does everything else. `left` are the source
     /// partitions that the workers have dropped with it.
     pub(super) fn take_up(&mut self, id: CommitId, left: Vec<(NodeId, PartitionId)>, monitor: &Monitor) {
-        let Some((lost, switch)) = self.reassign.committed(id) else { return };
+        let Some(TakenUp { lost, switch, owners }) = self.reassign.committed(id) else { return };
         if let Some(shuffle) = &mut self.shuffle {
+            shuffle.pressure.passed(owners);
             shuffle.outgoing.take_up(switch.view.clone(), &lost);
         }
         self.hold.leave(&lost);

@@ -150,6 +150,7 @@ pub struct VecPartition {
     group: Option<KeyGroup>,
     /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
     letters: Option<EncodedRows>,
+    known_ms: Option<i64>,
 }
 
 impl VecPartition {
@@ -167,7 +168,8 @@ impl VecPartition {
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
         let id = PartitionId(id.to_owned());
-        Self { id, batches, batch, row, pending_every, polls: 0, shard: None, group: None, letters: None }
+        let (polls, shard, group, letters, known_ms) = (0, None, None, None, None);
+        Self { id, batches, batch, row, pending_every, polls, shard, group, letters, known_ms }
     }
 
     /// Passes to another pod with this shard.
@@ -186,6 +188,12 @@ impl VecPartition {
     #[must_use]
     pub fn with_letters(self) -> Self {
         Self { letters: Some(EncodedRows::default()), ..self }
+    }
+
+    /// What the rows before its position stand for.
+    #[must_use]
+    pub fn after(self, known_ms: Option<i64>) -> Self {
+        Self { known_ms, ..self }
     }
 }
 
@@ -231,6 +239,10 @@ impl SourcePartition for VecPartition {
         let mut bytes = (self.batch as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(&(self.row as u64).to_le_bytes());
         SourcePosition::Opaque(bytes)
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.known_ms
     }
 }
 

@@ -31,7 +31,7 @@ use crate::graph::{JobGraph, NodeId};
 use crate::key::{ShardId, Shards};
 use crate::shuffle::{Gate, OTHER_POD, ShuffleBlock, ShuffleConfig, ShuffleShare, Switch};
 use crate::sink::{SinkChunk, SinkEncoder};
-use crate::source::{PartitionId, SourcePartition, SourcePosition};
+use crate::source::{PartitionId, Reached, SourcePartition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
 use crate::watermark::END_OF_TIME;
 
@@ -84,7 +84,7 @@ pub struct WorkerCommit {
     /// State changes of the interval, one batch per shard that changed.
     pub changes: Vec<(ShardId, ChangeBatch)>,
     /// Where those of this worker's source partitions stand that have moved since the last commit; at first all.
-    pub positions: Vec<(NodeId, PartitionId, SourcePosition)>,
+    pub positions: Vec<(NodeId, PartitionId, Reached)>,
     /// Source partitions that are another pod's behind this commit.
     pub left: Vec<(NodeId, PartitionId)>,
     /// For other pods: one per exchange, if there are any.

@@ -70,8 +70,8 @@ impl Control<'_> {
                 "the job has state already, and goes on from that; restoreFrom is not used"
             );
         }
-        let ControlLog { view, board, origin } = log;
-        Ok(Membership { process, view, board, origin })
+        let ControlLog { view, board, origin, drained } = log;
+        Ok(Membership { process, view, board, origin, drained })
     }
 
     /// Pod 0 makes the next assignment when the number of pods has changed: while it works under the last one, so that it can release what
@@ -288,6 +288,11 @@ impl KafkaCommitLog {
         self.member.lock().board.clone()
     }
 
+    /// True if the job's input had ended when the process joined.
+    pub fn is_drained(&self) -> bool {
+        self.member.lock().drained
+    }
+
     /// What pods say to each other of savepoints.
     pub fn control_topic(&self) -> ControlTopic {
         ControlTopic { config: self.config.clone(), job: self.job, connected: None }
@@ -373,6 +378,15 @@ impl ControlTopic {
     /// When Kafka does not answer.
     pub fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, ConnectError> {
         changelog_bounds(&self.client()?, &self.config.job_uid, shards)
+    }
+
+    /// Ends the job's input for all pods, and for those that start later.
+    ///
+    /// # Errors
+    /// When Kafka does not take it; it may be there nevertheless.
+    pub fn drain(&self) -> Result<(), RecoverError> {
+        let client = self.client()?;
+        Control { config: &self.config, job: self.job, client: &client }.append(&ControlRecord::Drain)
     }
 
     /// The ends of partitions of internal topics now, whatever of it is committed.

@@ -11,6 +11,8 @@ use checkpoint::ownership::{Process, Step, View};
 use checkpoint::rescale::{self, Running, Turn, Waiting};
 use checkpoint::savepoint::Board;
 
+use crate::commit::KafkaOffset;
+
 /// What a process knows of its place in the job.
 pub(super) struct Membership {
     pub(super) process: Process,
@@ -19,6 +21,8 @@ pub(super) struct Membership {
     pub(super) board: Board,
     /// The savepoint that the job began from.
     pub(super) origin: Option<String>,
+    /// The job's input has ended.
+    pub(super) drained: bool,
 }
 
 /// See the module's documentation.
@@ -46,8 +50,9 @@ impl Member {
     }
 
     /// What makes a commit prove that the process is not fenced, also if there is nothing else in it: how far the control topic is read.
-    pub fn proof(&self, number: u64) -> (String, i32, i64) {
-        (self.control.clone(), 0, i64::try_from(number).unwrap_or(i64::MAX))
+    pub fn proof(&self, number: u64) -> KafkaOffset {
+        let next_offset = i64::try_from(number).unwrap_or(i64::MAX);
+        KafkaOffset { topic: self.control.clone(), partition: 0, next_offset, watermark_ms: None }
     }
 
     /// A commit with that proof is in the log, which was begun after this view was read, and the memory of what is lost in it is dropped:

@@ -31,6 +31,8 @@ pub(super) struct Orders {
     topic: Option<ControlTopic>,
     note: Option<ControlTopic>,
     urgent: Arc<AtomicBool>,
+    /// The job's input had ended before.
+    drained: bool,
     events: SyncSender<Event>,
     heard: Receiver<Event>,
 }
@@ -56,12 +58,13 @@ impl Orders {
         let (events, heard) = savepoint::channel();
         let urgent = Arc::new(AtomicBool::new(false));
         let first = || Assignment::first(config.shards.count(), 1);
-        let (mut watching, mut watch, mut topic, mut note) = (None, None, None, None);
+        let (mut watching, mut watch, mut topic, mut note, mut drained) = (None, None, None, None, false);
         let agreement = match &recovered.log {
             Log::Local(_) => Agreement::Alone(first()),
             Log::Kafka(kafka) => {
                 let log = &kafka.log;
                 (topic, note) = (Some(log.control_topic()), Some(log.control_topic()));
+                drained = log.is_drained();
                 let assignment = log.assignment().unwrap_or_else(first);
                 if recovered.seat.has_others() || config.pods > 1 {
                     let number = assignment.number;
@@ -77,7 +80,7 @@ impl Orders {
                 }
             }
         };
-        Ok(Self { watching, watch, agreement, topic, note, urgent, events, heard })
+        Ok(Self { watching, watch, agreement, topic, note, urgent, drained, events, heard })
     }
 
     /// For the snapshot thread.
@@ -97,6 +100,9 @@ impl Orders {
     ) -> Result<Started, PodError> {
         let (desk, book) = (Arc::new(Desk::new(std::thread::current())), Arc::new(Book::default()));
         let alone = matches!(self.agreement, Agreement::Alone(_));
+        if self.drained {
+            cast.gate.end();
+        }
         let exchanges = dataflow::shuffle::exchanges(&config.planned.graph).count();
         let rounds = if cast.outward.is_some() { 1 + exchanges } else { 1 };
         let mut reads: BTreeMap<String, Vec<i32>> = BTreeMap::new();
@@ -111,6 +117,7 @@ impl Orders {
             reads: reads.into_iter().collect(),
             snapshots,
             desk: Arc::clone(&desk),
+            gate: Arc::clone(&cast.gate),
             urgent: self.urgent,
             book: Arc::clone(&book),
         };
@@ -131,6 +138,9 @@ fn tell(number: u64, news: Arc<News>, events: SyncSender<Event>) -> impl Fn(&Con
             tracing::info!(from, to, "another assignment is in force");
         }
         crash::around_if(from != to, Step::Notice, || news.tell(log.view.clone()));
+        if log.drained {
+            let _ = events.send(Event::InputEnds);
+        }
         // The thread looks at the newest only; what does not fit waits for the next change.
         let _ = events.send(Event::Board { board: log.board.clone(), in_force: to });
     }

@@ -8,14 +8,14 @@ use crate::graph::NodeId;
 use crate::key::ShardId;
 use crate::shuffle::{ShuffleBlock, ShuffleShare};
 use crate::sink::SinkChunk;
-use crate::source::{PartitionId, SourcePosition};
+use crate::source::{PartitionId, Reached};
 use crate::state::ChangeBatch;
 use crate::worker::{CommitId, WorkerCommit, WorkerError, WorkerEvent};
 
 /// A commit whose barrier is on its way.
 struct Running {
     id: CommitId,
-    positions: Vec<(NodeId, PartitionId, SourcePosition)>,
+    positions: Vec<(NodeId, PartitionId, Reached)>,
     left: Vec<(NodeId, PartitionId)>,
     shuffles: Vec<ShuffleShare>,
     rows_in: u64,
@@ -84,7 +84,7 @@ impl Commits {
     pub(super) fn begin(
         &mut self,
         id: CommitId,
-        positions: Vec<(NodeId, PartitionId, SourcePosition)>,
+        positions: Vec<(NodeId, PartitionId, Reached)>,
         left: Vec<(NodeId, PartitionId)>,
         nodes: usize,
     ) {
