@@ -81,11 +81,23 @@ pub fn decide(pod: Running<'_>, waiting: Waiting) -> Turn {
     if !lost.is_empty() || gained.is_empty() {
         return Turn::TakeUp(Change { number: next.number, lost, gains: !gained.is_empty() });
     }
-    let settled = !pod.process.steps(pod.view).iter().any(|step| matches!(step, Step::Settle { .. }));
-    match (settled || waiting.long_enough) && !waiting.fetching {
+    match (is_settled(pod) || waiting.long_enough) && !waiting.fetching {
         true => Turn::Anew,
         false => Turn::Await(gained),
     }
+}
+
+/// True if nobody may act on what the pod gains any more. As long as a release of its own is not in the control topic that is not known.
+fn is_settled(pod: Running<'_>) -> bool {
+    pod.process.steps(pod.view).iter().all(|step| match step {
+        Step::Restore { .. } => true,
+        Step::InitTransactions
+        | Step::ReadControlLog
+        | Step::Settle { .. }
+        | Step::Prove
+        | Step::EndTransaction
+        | Step::Release(_) => false,
+    })
 }
 
 /// True if no start is needed for anything but gained shards.
@@ -191,6 +203,14 @@ mod tests {
         let mut case = Case::new(&[0, 1], &[&[0, 0, 1, 1], &[0, 1, 0, 1]]);
         case.process.let_go(&[1]);
         assert_eq!(case.turn(), Turn::Await(vec![2]));
+        let release = |pod, shards: &[u16]| ControlRecord::Release(Release { number: 2, pod, shards: shards.to_vec() });
+        case.view.append(&release(1, &[2]));
+        assert_eq!(case.turn(), Turn::Await(vec![2]), "its own release is not read yet");
+        let mut released = case.view.clone();
+        released.append(&release(0, &[1]));
+        let under = &case.assignments[0];
+        let running = Running { ordinal: 0, under, process: &case.process, view: &released };
+        assert_eq!(decide(running, Waiting::default()), Turn::Anew);
         // The next assignment takes back what it would have gained.
         case.view.append(&ControlRecord::Assignment(assign(3, &[0, 1, 1, 1])));
         assert_eq!(case.turn(), take_up(3, &[], false));
