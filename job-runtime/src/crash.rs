@@ -1,83 +1,19 @@
-//! Crash points: named steps of a commit and of a start at which a test ends or stops the process, or loses the answer to what was just done.
+//! Crash points: the places of named steps (`step`) at which a test ends or stops the process, or loses the answer to what was just done.
 //!
-//! Owns the names and the counting. `MILLSTREAM_CRASH=<step>:<before|after|lost|unsent>[:<which time>]` arms one point; `before` and `after` end
-//! the process with SIGKILL, at `lost` the step is done and its caller is told that nobody answered, at `unsent` it is told the same and nothing
-//! was done. `MILLSTREAM_SLEEP=<step>:<before|after>[:…]` arms one where the process stops by SIGSTOP, and goes on at SIGCONT as if no time had
-//! passed. Only in builds with debug assertions: in an optimised build nothing here does anything. `tests/kafka_crash.rs` goes through all
-//! crashes, `tests/kafka_faults.rs` sleeps.
+//! Owns the counting and what happens at a point. `MILLSTREAM_CRASH=<step>:<before|after|lost|unsent>[:<which time>]` arms one; `before` and
+//! `after` end the process with SIGKILL, at `lost` the step is done and its caller is told that nobody answered, at `unsent` it is told the same
+//! and nothing was done. `MILLSTREAM_SLEEP=<step>:<before|after>[:…]` arms one where the process stops by SIGSTOP, and goes on at SIGCONT as if no
+//! time had passed. A process that begins anew under another assignment counts on. Only in builds with debug assertions: in an optimised build
+//! nothing here does anything. `tests/kafka_crash.rs` goes through all crashes, `tests/kafka_faults.rs` sleeps.
+
+mod step;
 
 use std::str::FromStr;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::Duration;
 
-/// A step that can be cut. The order is that of a start and then of a commit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Step {
-    /// `init_transactions`.
-    Fence,
-    /// Internal topics are made.
-    Topics,
-    /// The first assignment is appended.
-    Assign,
-    /// The changelog's tail goes into the stores.
-    Restore,
-    /// A batch is taken from a source.
-    Poll,
-    /// Output is given to the log or a sink.
-    Write,
-    /// State changes are given to the client.
-    Changelog,
-    /// The brokers take all records.
-    Flush,
-    /// Source offsets join the transaction.
-    Offsets,
-    /// The transaction is committed: the broker's decision.
-    End,
-    /// Local state takes the commit.
-    Apply,
-}
-
-impl Step {
-    /// All of them.
-    pub const ALL: [Self; 11] = [
-        Self::Fence,
-        Self::Topics,
-        Self::Assign,
-        Self::Restore,
-        Self::Poll,
-        Self::Write,
-        Self::Changelog,
-        Self::Flush,
-        Self::Offsets,
-        Self::End,
-        Self::Apply,
-    ];
-
-    /// As `MILLSTREAM_CRASH` names it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Fence => "fence",
-            Self::Topics => "topics",
-            Self::Assign => "assign",
-            Self::Restore => "restore",
-            Self::Poll => "poll",
-            Self::Write => "write",
-            Self::Changelog => "changelog",
-            Self::Flush => "flush",
-            Self::Offsets => "offsets",
-            Self::End => "end",
-            Self::Apply => "apply",
-        }
-    }
-
-    /// True if the step asks somebody whose answer can be lost.
-    pub fn has_answer(self) -> bool {
-        match self {
-            Self::Fence | Self::Topics | Self::Assign | Self::Flush | Self::Offsets | Self::End => true,
-            Self::Restore | Self::Poll | Self::Write | Self::Changelog | Self::Apply => false,
-        }
-    }
-}
+pub use step::Step;
 
 /// Where in a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,7 +42,7 @@ impl FromStr for Armed {
         let wrong = || format!("crash point {text}: write <step>:<before|after|lost|unsent>[:<which time>]");
         let mut parts = text.split(':');
         let name = parts.next().unwrap_or_default();
-        let step = Step::ALL.into_iter().find(|step| step.name() == name).ok_or_else(wrong)?;
+        let step = Step::all().find(|step| step.name() == name).ok_or_else(wrong)?;
         let place = match parts.next() {
             Some("before") => Place::Before,
             Some("after") => Place::After,
@@ -122,16 +58,29 @@ impl FromStr for Armed {
 /// A point that an environment variable arms, and how often it was passed.
 struct Trap {
     variable: &'static str,
+    /// The variable that says how often the process before this one passed it.
+    passed: &'static str,
     armed: OnceLock<Option<Armed>>,
     seen: AtomicU32,
 }
 
-static CRASH: Trap = Trap::new("MILLSTREAM_CRASH");
-static SLEEP: Trap = Trap::new("MILLSTREAM_SLEEP");
+static CRASH: Trap = Trap::new("MILLSTREAM_CRASH", "MILLSTREAM_CRASH_PASSED");
+static SLEEP: Trap = Trap::new("MILLSTREAM_SLEEP", "MILLSTREAM_SLEEP_PASSED");
 
 impl Trap {
-    const fn new(variable: &'static str) -> Self {
-        Self { variable, armed: OnceLock::new(), seen: AtomicU32::new(0) }
+    const fn new(variable: &'static str, passed: &'static str) -> Self {
+        Self { variable, passed, armed: OnceLock::new(), seen: AtomicU32::new(0) }
+    }
+
+    fn armed(&self) -> Option<&Armed> {
+        let armed = self.armed.get_or_init(|| {
+            let text = std::env::var(self.variable).ok()?;
+            let parsed: Result<Armed, String> = text.parse();
+            let passed = std::env::var(self.passed).ok().and_then(|text| text.parse().ok());
+            self.seen.store(passed.unwrap_or(0), Ordering::Relaxed);
+            Some(parsed.unwrap_or_else(|message| panic!("{}: {message}", self.variable)))
+        });
+        armed.as_ref()
     }
 
     /// True the one time that the armed point is reached.
@@ -139,12 +88,7 @@ impl Trap {
         if !cfg!(debug_assertions) {
             return false;
         }
-        let armed = self.armed.get_or_init(|| {
-            let text = std::env::var(self.variable).ok()?;
-            let parsed: Result<Armed, String> = text.parse();
-            Some(parsed.unwrap_or_else(|message| panic!("{}: {message}", self.variable)))
-        });
-        let Some(armed) = armed else { return false };
+        let Some(armed) = self.armed() else { return false };
         armed.step == step && armed.place == place && self.seen.fetch_add(1, Ordering::Relaxed) + 1 == armed.time
     }
 }
@@ -185,13 +129,46 @@ pub fn around<T>(step: Step, run: impl FnOnce() -> T) -> T {
     result
 }
 
+/// As [`around`], if `this` is the step's case.
+pub fn around_if<T>(this: bool, step: Step, run: impl FnOnce() -> T) -> T {
+    if this { around(step, run) } else { run() }
+}
+
 /// As [`around`], for a step that asks somebody: `None` if the answer is lost.
 pub fn asked<T>(step: Step, run: impl FnOnce() -> T) -> Option<T> {
-    if CRASH.reached(step, Place::Unsent) {
+    if loses(step, Place::Unsent) {
         return None;
     }
     let answer = around(step, run);
-    (!CRASH.reached(step, Place::Lost)).then_some(answer)
+    (!loses(step, Place::Lost)).then_some(answer)
+}
+
+fn loses(step: Step, place: Place) -> bool {
+    let lost = CRASH.reached(step, place);
+    if lost {
+        tracing::warn!(step = step.name(), ?place, "the answer is lost at a crash point");
+    }
+    lost
+}
+
+static FIRST: AtomicBool = AtomicBool::new(true);
+
+/// As [`asked`], the first time in this process; later it only runs.
+pub fn asked_first<T>(step: Step, run: impl FnOnce() -> T) -> Option<T> {
+    if FIRST.swap(false, Ordering::Relaxed) { asked(step, run) } else { Some(run()) }
+}
+
+/// What a process that takes the place of this one must find in its environment to count on.
+pub fn passed() -> Vec<(&'static str, String)> {
+    let passed =
+        |trap: &'static Trap| trap.armed().map(|_| (trap.passed, trap.seen.load(Ordering::Relaxed).to_string()));
+    [&CRASH, &SLEEP].into_iter().filter(|_| cfg!(debug_assertions)).filter_map(passed).collect()
+}
+
+/// How long an object that nothing refers to is left alone: a test cannot wait for an hour, and says `MILLSTREAM_GRACE_MS`.
+pub fn grace(real: Duration) -> Duration {
+    let given = || std::env::var("MILLSTREAM_GRACE_MS").ok()?.parse().ok();
+    if cfg!(debug_assertions) { given().map_or(real, Duration::from_millis) } else { real }
 }
 
 #[cfg(test)]
@@ -204,6 +181,7 @@ mod tests {
         assert_eq!("end:lost:3".parse(), armed(Step::End, Place::Lost, 3));
         assert_eq!("end:unsent".parse(), armed(Step::End, Place::Unsent, 1));
         assert_eq!("poll:after".parse(), armed(Step::Poll, Place::After, 1));
+        assert_eq!("shard-manifest:lost".parse(), armed(Step::ShardManifest, Place::Lost, 1));
         for wrong in ["", "end", "end:now", "poll:lost", "commit:before", "end:after:x"] {
             let refused: Result<Armed, String> = wrong.parse();
             assert!(refused.is_err(), "{wrong}");

@@ -4,18 +4,20 @@
 //! changed over this port (see `control`).
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::get;
-use job_api::{PodPhase, PodStatus, Termination};
+use dataflow::graph::{JobGraph, Node};
+use job_api::{OperatorStatus, PodPhase, PodStatus, Termination};
 use prometheus::Registry;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
+use crate::pod::WorkerView;
 use crate::pod::monitor::Monitor;
 
 /// A driver that has not gone round its loop for so long is stuck: longer than any wait that has a deadline of its own.
@@ -27,6 +29,8 @@ pub(crate) struct Pages {
     pub(crate) monitor: Arc<Monitor>,
     /// Metrics; set when the job is planned.
     pub(crate) registry: Mutex<Option<Registry>>,
+    /// The job's stream operators; set when it is planned.
+    pub(crate) graph: OnceLock<Arc<JobGraph>>,
     /// Where the pod is in its life, and why it failed.
     pub(crate) phase: Mutex<(PodPhase, Option<Termination>)>,
     /// The revision that the pod runs.
@@ -68,12 +72,32 @@ impl Pages {
             rows_in: self.monitor.rows_in(),
             rows_out: self.monitor.rows_out(),
             lag_rows: self.monitor.lag_records(),
+            waits: self.monitor.waits_for(),
             watermark_ms: self.monitor.watermark_ms().filter(|ms| *ms != i64::MAX),
             settings_replicas: None,
             snapshots: self.monitor.snapshots().map(|view| view.status()),
+            operators: self.graph.get().map(|graph| operators(graph, &self.monitor.workers())).unwrap_or_default(),
             error,
         }
     }
+}
+
+/// What the stream operators did, over all workers.
+fn operators(graph: &JobGraph, workers: &[WorkerView]) -> Vec<OperatorStatus> {
+    let status = |node: &Node| {
+        let of_node =
+            || workers.iter().flat_map(|view| &view.progress.nodes).filter(|progress| progress.node == node.id);
+        OperatorStatus {
+            uid: node.uid.to_string(),
+            name: node.name.clone(),
+            rows_in: of_node().map(|progress| progress.rows_in).sum(),
+            rows_out: of_node().map(|progress| progress.rows_out).sum(),
+            busy_ms: of_node().map(|progress| progress.busy_ns).sum::<u64>() / 1_000_000,
+            watermark_ms: of_node().map(|progress| progress.watermark_ms).min().flatten().filter(|ms| *ms != i64::MAX),
+            state_bytes: of_node().map(|progress| progress.state_bytes).sum(),
+        }
+    };
+    graph.nodes.iter().map(status).collect()
 }
 
 /// Serves health and metrics until cancelled.

@@ -157,6 +157,9 @@ impl PodCollector {
         }
         family(&list::SOURCE_LAG_RECORDS, &records.into_iter().collect(), out);
         family(&list::SOURCE_LAG_BYTES, &bytes.into_iter().collect(), out);
+        if let Some(waited) = self.monitor.waited() {
+            family(&list::SOURCE_HELD, &one(waited.as_secs_f64()), out);
+        }
     }
 
     fn stream_operators(&self, out: &mut Vec<MetricFamily>) {
@@ -174,6 +177,8 @@ impl PodCollector {
         family(&list::OPERATOR_IN, &sum(|n| n.rows_in, |_| true), out);
         family(&list::OPERATOR_OUT, &sum(|n| n.rows_out, |_| true), out);
         family(&list::OPERATOR_LATE, &sum(|n| n.late_dropped, |_| true), out);
+        let busy = |node: &Node| of(node).map(|n| Duration::from_nanos(n.busy_ns).as_secs_f64()).sum();
+        family(&list::OPERATOR_BUSY, &nodes.iter().map(|node| (label(node), busy(node))).collect(), out);
         family(&list::STATE_ENTRIES, &sum(|n| n.state_entries, keyed), out);
         family(&list::STATE_BYTES, &sum(|n| n.state_bytes, keyed), out);
         family(&list::STATE_HITS, &sum(|n| n.state_hits, keyed), out);

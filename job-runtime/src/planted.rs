@@ -34,10 +34,14 @@ pub enum Bug {
     NotSettled,
     /// A release is appended without the transactional call that proves that this process is not fenced.
     ReleaseUnproved,
+    /// What another assignment took away is released before the last commit that has it.
+    ReleaseFirst,
     /// A shard does not wait for the event time of one of the pods that send to it.
     SlotIgnored,
     /// The manifest of a checkpoint is written before the objects that it refers to.
     ManifestFirst,
+    /// Objects are removed before the manifests that refer to them.
+    GarbageFirst,
     /// What is read from the object store is not compared with its checksum.
     NoChecksum,
     /// The changelog is trimmed further than the oldest snapshot kept reaches.
@@ -50,7 +54,7 @@ pub enum Bug {
 
 impl Bug {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::OffsetsLeftOut,
         Self::PositionLeftOut,
         Self::StateBeforeCommit,
@@ -59,8 +63,10 @@ impl Bug {
         Self::ControlNotRead,
         Self::NotSettled,
         Self::ReleaseUnproved,
+        Self::ReleaseFirst,
         Self::SlotIgnored,
         Self::ManifestFirst,
+        Self::GarbageFirst,
         Self::NoChecksum,
         Self::EarlyTrim,
         Self::LocalUnchecked,
@@ -78,8 +84,10 @@ impl Bug {
             Self::ControlNotRead => "control-not-read",
             Self::NotSettled => "not-settled",
             Self::ReleaseUnproved => "release-unproved",
+            Self::ReleaseFirst => "release-first",
             Self::SlotIgnored => "slot-ignored",
             Self::ManifestFirst => "manifest-first",
+            Self::GarbageFirst => "garbage-first",
             Self::NoChecksum => "no-checksum",
             Self::EarlyTrim => "early-trim",
             Self::LocalUnchecked => "local-unchecked",

@@ -4,6 +4,7 @@
 
 mod assembly;
 mod counting;
+mod declared;
 mod discovery;
 mod driver;
 mod error;

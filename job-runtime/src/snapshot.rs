@@ -102,6 +102,32 @@ pub enum SnapshotError {
         /// Names of the stream operators.
         operators: String,
     },
+    /// The state of an operator lies elsewhere than the job's plan would look for it.
+    #[error(
+        "the savepoint {location} has the state of {operator} by {was}, and the job would look for it by {now}: its results would be wrong; write `DISTRIBUTED BY` and the query before {operator} as they were, or start anew without the savepoint"
+    )]
+    StateElsewhere {
+        /// The savepoint.
+        location: String,
+        /// Name of the stream operator.
+        operator: String,
+        /// What places its state in the savepoint.
+        was: String,
+        /// What would place it in the job.
+        now: String,
+    },
+    /// State by source partitions cannot be divided into other shards.
+    #[error(
+        "the savepoint {location} has the state of {operator} by source partitions, which cannot be divided into another number of shards: write spec.shards: {shards}"
+    )]
+    StateByPartition {
+        /// The savepoint.
+        location: String,
+        /// Name of the stream operator.
+        operator: String,
+        /// Shards of the savepoint's job.
+        shards: u16,
+    },
     /// Another process of the job has written the checkpoint of this number.
     #[error("checkpoint {number} was written by another process of this job; this one goes on from there")]
     Overtaken {
@@ -199,6 +225,8 @@ impl SnapshotError {
             | Self::NoSavepoint { .. }
             | Self::SavepointUnderWay { .. }
             | Self::StateWouldBeLost { .. }
+            | Self::StateElsewhere { .. }
+            | Self::StateByPartition { .. }
             | Self::OlderDirectory { .. }
             | Self::Lost { .. }
             | Self::NoneReadable { .. }

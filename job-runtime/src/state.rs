@@ -6,4 +6,5 @@
 pub mod directory;
 mod expiry;
 pub mod memory;
+pub mod place;
 pub mod rocks;

@@ -6,7 +6,7 @@
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataflow::key::Shards;
@@ -20,6 +20,7 @@ use crate::background::Background;
 use crate::commit::kafka::RecoverError;
 use crate::connector::registry::{ConnectorContext, Output};
 use crate::control::{Bound, ControlError, ControlPort};
+use crate::crash::{self, Step};
 use crate::http::{self, Pages};
 use crate::metrics::{self, JobLabels};
 use crate::pod::monitor::Monitor;
@@ -76,6 +77,7 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
     let pages = Arc::new(Pages {
         monitor: Arc::clone(&monitor),
         registry: Mutex::new(None),
+        graph: OnceLock::new(),
         phase: Mutex::new((PodPhase::Starting, None)),
         revision: settings.revision.clone(),
     });
@@ -136,7 +138,9 @@ async fn serve_control(control: Arc<ControlPort>, port: u16, cancel: Cancellatio
 fn begin_anew() -> ExitCode {
     let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
     // Returns only if it failed.
-    let error = std::process::Command::new(program).args(std::env::args_os().skip(1)).exec();
+    let mut anew = std::process::Command::new(program);
+    let anew = anew.args(std::env::args_os().skip(1)).envs(crash::passed());
+    let error = crash::around(Step::Anew, || anew.exec());
     tracing::error!(%error, "cannot begin anew; leaving it to Kubernetes");
     ExitCode::FAILURE
 }
@@ -156,6 +160,7 @@ fn run_job(
     let labels =
         JobLabels { job: loaded.file.name.clone(), revision: settings.revision.clone(), pod: args.pod_name.clone() };
     let graph = Arc::new(loaded.planned.graph.clone());
+    let _ = pages.graph.set(Arc::clone(&graph));
     match metrics::registry(&labels, graph, Arc::clone(monitor)) {
         Ok(registry) => *pages.registry.lock().unwrap_or_else(PoisonError::into_inner) = Some(registry),
         Err(error) => tracing::error!(%error, "no metrics"),

@@ -4,7 +4,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use dataflow::key::Shards;
@@ -40,6 +40,7 @@ pub(super) fn run(args: &RunArgs, started: Instant) -> Result<(), Failure> {
     let pages = Arc::new(Pages {
         monitor: Arc::clone(&monitor),
         registry: Mutex::new(None),
+        graph: OnceLock::from(Arc::new(loaded.planned.graph.clone())),
         phase: Mutex::new((PodPhase::Starting, None)),
         revision: LOCAL_REVISION.to_owned(),
     });

@@ -62,7 +62,13 @@ pub fn source(
     decoded: &SchemaRef,
     base_dir: &Path,
 ) -> Result<Box<dyn SourceFactory>, ConnectorError> {
-    let node = SourceNode { table: "t".to_owned(), decoded: decoded.clone(), computed: None, watermark: None };
+    let node = SourceNode {
+        table: "t".to_owned(),
+        decoded: decoded.clone(),
+        computed: None,
+        watermark: None,
+        distribution: None,
+    };
     registry::source(table, &node, &context(base_dir).0)
 }
 

@@ -7,7 +7,7 @@ mod tls_client;
 mod tokens;
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use job_api::orders::{SavepointPhase, SavepointRequest, SavepointStatus, StopMode};
@@ -117,6 +117,7 @@ impl Served {
         let pages = Arc::new(Pages {
             monitor: Arc::new(Monitor::new(Instant::now())),
             registry: Mutex::new(None),
+            graph: OnceLock::new(),
             phase: Mutex::new((PodPhase::Running, None)),
             revision: "6f1c9a7e".to_owned(),
         });

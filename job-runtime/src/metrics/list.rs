@@ -70,12 +70,16 @@ metrics! {
         "Records of a partition that are there and not read yet: Kafka's high watermark less the position; what is left of bounded generators.");
     SOURCE_LAG_BYTES = gauge("millstream_source_lag_bytes", PARTITION,
         "Bytes of a file, as stored, that are there and not read yet.");
+    SOURCE_HELD = counter("millstream_source_held_seconds_total", &[],
+        "Time that the sources of a pod were held because another pod had not read what this one sent it. Jobs of several pods.");
     SOURCE_WATERMARK = gauge("millstream_source_watermark_seconds", TABLE,
         "Watermark of a table in seconds since 1970-01-01T00:00:00Z, the least of all workers.");
     OPERATOR_IN = counter("millstream_stream_operator_records_in_total", OPERATOR, "Rows that a stream operator was given.");
     OPERATOR_OUT = counter("millstream_stream_operator_records_out_total", OPERATOR, "Rows that a stream operator emitted.");
     OPERATOR_LATE = counter("millstream_stream_operator_late_records_total", OPERATOR,
         "Rows that came behind the watermark and were dropped.");
+    OPERATOR_BUSY = counter("millstream_stream_operator_busy_seconds_total", OPERATOR,
+        "Time that workers were in a stream operator itself, without those that it gives rows to; its rate by the number of workers is its part of the busy ratio.");
     OPERATOR_WATERMARK = gauge("millstream_stream_operator_watermark_seconds", OPERATOR,
         "Watermark in seconds since 1970-01-01T00:00:00Z, the least of all workers.");
     STATE_ENTRIES = gauge("millstream_state_entries", OPERATOR, "Entries of keyed state in memory.");

@@ -1,4 +1,5 @@
-//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display.
+//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display. It also remembers what
+//! its rows had said about event time when it was opened, which no connector needs to know.
 //!
 //! Owns the counters; it changes nothing of what it passes on.
 
@@ -7,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 
 use crate::crash::{self, Step};
+use dataflow::key::KeyGroup;
 use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
@@ -56,17 +58,22 @@ pub(super) struct Counting {
     activity: Arc<Activity>,
     driver: Thread,
     stats: Arc<SourceStats>,
+    group: Option<KeyGroup>,
+    known_ms: Option<i64>,
 }
 
 impl Counting {
-    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause.
+    /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause. `group` stands for the partition, if the plan
+    /// relies on it. `known_ms`: see [`SourcePartition::known_ms`].
     pub(super) fn new(
         inner: Box<dyn SourcePartition>,
         activity: Arc<Activity>,
         driver: Thread,
         stats: Arc<SourceStats>,
+        group: Option<KeyGroup>,
+        known_ms: Option<i64>,
     ) -> Self {
-        Self { inner, activity, driver, stats }
+        Self { inner, activity, driver, stats, group, known_ms }
     }
 }
 
@@ -95,7 +102,15 @@ impl SourcePartition for Counting {
         self.inner.take_letters()
     }
 
+    fn key_group(&self) -> Option<KeyGroup> {
+        self.group
+    }
+
     fn position(&self) -> SourcePosition {
         self.inner.position()
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.known_ms
     }
 }

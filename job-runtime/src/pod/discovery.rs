@@ -13,11 +13,13 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use dataflow::graph::NodeId;
-use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
+use dataflow::key::{KeyGroup, Shards};
+use dataflow::source::{PartitionId, Reached, SourcePartition};
 use dataflow::worker::Wake;
 
 use super::assembly::Seat;
 use super::counting::{Activity, Counting};
+use super::declared::Declared;
 use super::error::PodError;
 use super::monitor::{Monitor, SourceView};
 use crate::connector::stats::SourceStats;
@@ -64,32 +66,71 @@ pub(super) struct Place {
     pub(super) wake: Wake,
 }
 
-/// Opens partitions in turn for the workers and announces each to the monitor.
+/// Opens partitions for the workers, in turn or with the owner of their key group, and announces each to the monitor.
 pub(super) struct Opener {
     pub(super) places: Vec<Place>,
     pub(super) driver: Thread,
     pub(super) monitor: Arc<Monitor>,
     pub(super) next: usize,
+    /// The worker of each shard.
+    pub(super) shards: Shards,
+    pub(super) owner: Arc<[usize]>,
 }
 
 impl Opener {
-    /// Opens a partition for the next worker in turn; returns that worker.
+    /// Opens a partition for its worker, and returns that.
     pub(super) fn open(
         &mut self,
         source: &Growing,
-        id: PartitionId,
-        start: Start,
+        Due { id, start, group, known_ms }: Due,
     ) -> Result<(usize, Box<dyn SourcePartition>), ConnectorError> {
-        let worker = self.next % self.places.len();
+        let worker = match group {
+            Some(group) => self.owner[usize::from(self.shards.shard_of(group).0)],
+            None => self.next % self.places.len(),
+        };
         let place = &self.places[worker];
         let stats = Arc::<SourceStats>::default();
         let opening = Opening { start, wake: Arc::clone(&place.wake), stats: Arc::clone(&stats) };
         let partition = source.factory.open(&id, opening)?;
-        self.next += 1;
+        self.next += usize::from(group.is_none());
         let (node, table) = (source.node, source.table.clone());
         self.monitor.add_source(SourceView { node, table, partition: id, stats: Arc::clone(&stats) });
-        let counting = Counting::new(partition, Arc::clone(&place.activity), self.driver.clone(), stats);
+        let (activity, driver) = (Arc::clone(&place.activity), self.driver.clone());
+        let counting = Counting::new(partition, activity, driver, stats, group, known_ms);
         Ok((worker, Box::new(counting)))
+    }
+}
+
+/// A partition to open.
+pub(super) struct Due {
+    id: PartitionId,
+    start: Start,
+    /// Stands for it, if the plan relies on it.
+    group: Option<KeyGroup>,
+    /// See [`Reached::watermark_ms`].
+    known_ms: Option<i64>,
+}
+
+/// Partitions cannot be listed.
+#[derive(Debug)]
+pub(super) enum Unlisted {
+    /// The source cannot be asked now.
+    Unreachable(ConnectorError),
+    /// There are more or fewer than the table says: the job must end.
+    Miscounted(ConnectorError),
+}
+
+impl From<Unlisted> for ConnectorError {
+    fn from(unlisted: Unlisted) -> Self {
+        match unlisted {
+            Unlisted::Unreachable(error) | Unlisted::Miscounted(error) => error,
+        }
+    }
+}
+
+impl From<ConnectorError> for Unlisted {
+    fn from(error: ConnectorError) -> Self {
+        Self::Unreachable(error)
     }
 }
 
@@ -98,10 +139,12 @@ pub(super) struct Growing {
     pub(super) node: NodeId,
     table: String,
     pub(super) factory: Box<dyn SourceFactory>,
-    /// Where the partitions that are not open stood at the last commit.
-    positions: BTreeMap<PartitionId, SourcePosition>,
+    /// How far the partitions that are not open were read at the last commit.
+    positions: BTreeMap<PartitionId, Reached>,
     /// Which partitions are this pod's.
     seat: Arc<Seat>,
+    /// What its table says of them.
+    declared: Option<Declared>,
     /// The pod has read this source before.
     read_before: bool,
     /// Opened, or at their end for ever.
@@ -115,31 +158,40 @@ impl Growing {
         node: NodeId,
         table: String,
         factory: Box<dyn SourceFactory>,
-        positions: BTreeMap<PartitionId, SourcePosition>,
+        positions: BTreeMap<PartitionId, Reached>,
         seat: Arc<Seat>,
+        declared: Option<Declared>,
     ) -> Result<Self, ConnectorError> {
         let (read_before, known) = (false, BTreeSet::new());
-        let mut source = Self { node, table, factory, positions, seat, read_before, known, waiting: false };
+        let mut source = Self { node, table, factory, positions, seat, declared, read_before, known, waiting: false };
         // Of the pod's own: another pod may have committed before this one has ever run. What is gone was its own too.
-        let others: BTreeSet<PartitionId> = source.listed(false)?.into_iter().collect();
+        let others: BTreeSet<PartitionId> = source.listed(false)?.into_iter().map(|(_, id)| id).collect();
         source.read_before = source.positions.keys().any(|id| !others.contains(id));
         Ok(source)
     }
 
-    /// The partitions that there are now and that are, or are not, this pod's, in the source's order.
-    fn listed(&self, own: bool) -> Result<Vec<PartitionId>, ConnectorError> {
-        let all = self.factory.partitions()?.into_iter().enumerate();
-        let wanted = all.filter(|(index, id)| self.seat.owns_source(&self.table, &id.0, *index) == own);
-        Ok(wanted.map(|(_, id)| id).collect())
+    /// The partitions that there are now and that are, or are not, this pod's, in the source's order, with their places in it.
+    fn listed(&self, own: bool) -> Result<Vec<(usize, PartitionId)>, Unlisted> {
+        let all = self.factory.partitions()?;
+        self.declared.iter().try_for_each(|declared| declared.check(all.len())).map_err(Unlisted::Miscounted)?;
+        let owns = |(index, id): &(usize, PartitionId)| match self.group(*index) {
+            Some(group) => self.seat.owns(self.seat.shards().shard_of(group)),
+            None => self.seat.owns_source(&self.table, &id.0, *index),
+        };
+        Ok(all.into_iter().enumerate().filter(|partition| owns(partition) == own).collect())
+    }
+
+    fn group(&self, index: usize) -> Option<KeyGroup> {
+        self.declared.as_ref()?.group(index)
     }
 
     /// The partitions to open now, in the source's order, as many as may be open.
-    pub(super) fn due(&mut self, monitor: &Monitor) -> Result<Vec<(PartitionId, Start)>, ConnectorError> {
+    pub(super) fn due(&mut self, monitor: &Monitor) -> Result<Vec<Due>, Unlisted> {
         let listed = self.listed(true)?;
         let room = self.factory.most_open().saturating_sub(monitor.retire(self.node));
         self.waiting = false;
         let mut due = Vec::new();
-        for id in listed {
+        for (index, id) in listed {
             if self.known.contains(&id) {
                 continue;
             }
@@ -148,13 +200,13 @@ impl Growing {
                 break;
             }
             self.known.insert(id.clone());
-            let start = match self.positions.remove(&id) {
-                Some(position) if self.factory.is_done(&id, &position)? => continue,
-                Some(position) => Start::At(position),
-                None if self.read_before => Start::Added,
-                None => Start::First,
+            let (start, known_ms) = match self.positions.remove(&id) {
+                Some(reached) if self.factory.is_done(&id, &reached.position)? => continue,
+                Some(Reached { position, watermark_ms }) => (Start::At(position), watermark_ms),
+                None if self.read_before => (Start::Added, None),
+                None => (Start::First, None),
             };
-            due.push((id, start));
+            due.push(Due { group: self.group(index), id, start, known_ms });
         }
         Ok(due)
     }
@@ -163,7 +215,7 @@ impl Growing {
     pub(super) fn check_gone(&self) -> Result<(), ConnectorError> {
         let listed: BTreeSet<PartitionId> = self.factory.partitions()?.into_iter().collect();
         let gone = self.positions.iter().filter(|(id, _)| !listed.contains(*id));
-        gone.map(|(id, position)| self.factory.is_done(id, position)).try_for_each(|done| done.map(drop))
+        gone.map(|(id, reached)| self.factory.is_done(id, &reached.position)).try_for_each(|done| done.map(drop))
     }
 }
 
@@ -234,9 +286,13 @@ impl Run {
             match source.due(&opener.monitor) {
                 Ok(new) => {
                     *due = Instant::now() + pause(source, *interval);
-                    new.into_iter().for_each(|(id, start)| give(opener, source, id, start));
+                    new.into_iter().for_each(|due| give(opener, source, due));
                 }
-                Err(error) => {
+                Err(Unlisted::Miscounted(error)) => {
+                    *due = Instant::now() + *interval;
+                    put(&opener.places[0], Err(error));
+                }
+                Err(Unlisted::Unreachable(error)) => {
                     *due = Instant::now() + *interval;
                     if complained.is_none_or(|at| at.elapsed() >= COMPLAIN) {
                         *complained = Some(Instant::now());
@@ -254,13 +310,16 @@ fn pause(source: &Growing, interval: Duration) -> Duration {
 }
 
 /// Opens a partition for a worker. One that cannot be opened ends the job there: it must not be passed over.
-fn give(opener: &mut Opener, source: &Growing, id: PartitionId, start: Start) {
-    tracing::info!(table = source.table, partition = id.0, "a new partition is read");
-    let (worker, arrival) = match opener.open(source, id, start) {
+fn give(opener: &mut Opener, source: &Growing, due: Due) {
+    tracing::info!(table = source.table, partition = due.id.0, "a new partition is read");
+    let (worker, arrival) = match opener.open(source, due) {
         Ok((worker, partition)) => (worker, Ok((source.node, partition))),
         Err(error) => (0, Err(error)),
     };
-    let place = &opener.places[worker];
+    put(&opener.places[worker], arrival);
+}
+
+fn put(place: &Place, arrival: Arrival) {
     place.mailbox.put(arrival);
     (place.wake)();
 }

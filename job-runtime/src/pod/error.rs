@@ -78,6 +78,26 @@ pub enum PodError {
         /// Name of the stream operator.
         operator: String,
     },
+    /// The state of an operator lies elsewhere than the plan looks for it.
+    #[error(
+        "the job has the state of {operator} by {was}, and its SQL would look for it by {now}: its results would be wrong; write `DISTRIBUTED BY` and the query before {operator} as they were, or start anew with --fresh (a StreamJob: under another name)"
+    )]
+    OtherPlace {
+        /// Name of the stream operator.
+        operator: String,
+        /// What places its state.
+        was: String,
+        /// What the plan would place it by.
+        now: String,
+    },
+    /// An operator has an exchange where it had none, or the other way round, and rows may be on the way between pods.
+    #[error(
+        "the job was run with another plan, in which rows go to {operator} in another way, and some may be on their way between its pods: take a savepoint with what ran before, and begin from that under another name"
+    )]
+    OtherExchange {
+        /// Name of the stream operator.
+        operator: String,
+    },
     /// A thread of ours panicked: a bug.
     #[error("internal error in {thread}: {message}; this is a bug of Millstream")]
     Panic {
@@ -121,7 +141,9 @@ impl PodError {
             | Self::Snapshot(_)
             | Self::Log(_)
             | Self::Recover(_)
-            | Self::OtherPlan { .. } => TerminationReason::StateFailed,
+            | Self::OtherPlan { .. }
+            | Self::OtherPlace { .. }
+            | Self::OtherExchange { .. } => TerminationReason::StateFailed,
             Self::Stopped => TerminationReason::Stopped,
             Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
             Self::Commit(_) | Self::Deadline { .. } => TerminationReason::CommitFailed,

@@ -142,6 +142,7 @@ fn run(
     started: Instant,
 ) -> Result<(), PodError> {
     let mut worker = Worker::new(config)?;
+    worker.measure(Box::new(move || started.elapsed().as_nanos() as u64));
     let mut out = Vec::new();
     let (mut busy, mut published, mut rows) = (Duration::ZERO, started, 0);
     loop {

@@ -19,6 +19,8 @@ use super::place::StorePlace;
 use super::store::ObjectStore;
 use super::take::{io, remove_dir};
 use super::{SnapshotError, restore};
+use crate::crash::{self, Step};
+use crate::state::place::{PlaceOfState, in_words};
 use crate::state::rocks::RocksDatabases;
 
 /// A batch of entries is written when it is larger than this.
@@ -96,11 +98,20 @@ impl Origin {
     /// [`SnapshotError::StateWouldBeLost`].
     pub fn check_plan(&self, has: impl Fn(OperatorUid) -> bool) -> Result<(), SnapshotError> {
         let lost: Vec<&str> =
-            self.root.operators.iter().filter(|(uid, _)| !has(*uid)).map(|(_, name)| name.as_str()).collect();
+            self.root.operators.iter().filter(|saved| !has(saved.uid)).map(|saved| saved.name.as_str()).collect();
         if lost.is_empty() {
             return Ok(());
         }
         Err(SnapshotError::StateWouldBeLost { location: self.location.clone(), operators: lost.join(", ") })
+    }
+
+    /// Checks that the job will look for an operator's state where the savepoint has it: by `place`, and, if that is by source partitions,
+    /// in as many shards. Whatever else the user allows: state in another place would give wrong results.
+    ///
+    /// # Errors
+    /// [`SnapshotError::StateElsewhere`], [`SnapshotError::StateByPartition`].
+    pub fn check_place(&self, uid: OperatorUid, place: &PlaceOfState, shards: Shards) -> Result<(), SnapshotError> {
+        check_place(&self.location, &self.root, (uid, place), shards)
     }
 
     /// Where the source partitions stood.
@@ -126,7 +137,7 @@ impl Origin {
         let bytes = self.import_into(databases, shards, shard, before, (&new, &old))?;
         remove_dir(&old)?;
         remove_dir(&path)?;
-        fs::rename(&new, &path).map_err(io("rename", &new))?;
+        crash::around(Step::Place, || fs::rename(&new, &path)).map_err(io("rename", &new))?;
         let parent = path.parent().expect("a shard's directory lies in the state directory");
         File::open(parent).and_then(|dir| dir.sync_all()).map_err(io("sync", parent))?;
         tracing::info!(shard = shard.0, savepoint = self.location, bytes, "restored from a savepoint");
@@ -177,6 +188,26 @@ impl Origin {
     }
 }
 
+fn check_place(
+    location: &str,
+    root: &SavepointManifest,
+    (uid, place): (OperatorUid, &PlaceOfState),
+    shards: Shards,
+) -> Result<(), SnapshotError> {
+    let Some(saved) = root.operators.iter().find(|saved| saved.uid == uid) else { return Ok(()) };
+    let (location, operator) = (location.to_owned(), saved.name.clone());
+    if saved.place != place.words() {
+        let (was, now) = (in_words(&saved.place), in_words(&place.words()));
+        return Err(SnapshotError::StateElsewhere { location, operator, was, now });
+    }
+    match place {
+        PlaceOfState::Partitions { .. } if root.shards != shards.count() => {
+            Err(SnapshotError::StateByPartition { location, operator, shards: root.shards })
+        }
+        PlaceOfState::Partitions { .. } | PlaceOfState::Keys | PlaceOfState::Columns(_) => Ok(()),
+    }
+}
+
 fn overlap(a: &Range<u16>, b: &Range<u16>) -> bool {
     a.start < b.end && b.start < a.end
 }
@@ -221,7 +252,45 @@ fn copy(
 
 #[cfg(test)]
 mod tests {
+    use checkpoint::snapshot::SavedOperator;
+
     use super::*;
+
+    #[test]
+    fn state_is_looked_for_where_it_lies_or_not_at_all() {
+        let partitions = |buckets| PlaceOfState::Partitions { table: "flights".into(), buckets };
+        let root = |place: &PlaceOfState| SavepointManifest {
+            job_uid: "u".into(),
+            job_name: "j".into(),
+            name: "s".into(),
+            cut: 1,
+            created_ms: 0,
+            shards: 8,
+            parts: Vec::new(),
+            operators: vec![SavedOperator { uid: OperatorUid(20), name: "distinct(a)".into(), place: place.words() }],
+        };
+        let start = |saved: &PlaceOfState, uid: u32, place: &PlaceOfState, shards: u16| {
+            let shards = Shards::new(shards).unwrap();
+            check_place("dir/s", &root(saved), (OperatorUid(uid), place), shards).map_err(|error| error.to_string())
+        };
+        let columns = PlaceOfState::Columns(vec!["a".into()]);
+        for place in [PlaceOfState::Keys, columns.clone(), partitions(8)] {
+            assert_eq!(start(&place, 20, &place, 8), Ok(()));
+            assert_eq!(start(&place, 21, &partitions(9), 8), Ok(()), "an operator that the savepoint does not have");
+        }
+        assert_eq!(
+            (start(&columns, 20, &columns, 4), start(&PlaceOfState::Keys, 20, &PlaceOfState::Keys, 4)),
+            (Ok(()), Ok(()))
+        );
+        let error = start(&columns, 20, &PlaceOfState::Keys, 8).unwrap_err();
+        assert!(
+            error.contains("the state of distinct(a) by the columns a, and the job would look for it by its own keys"),
+            "{error}"
+        );
+        assert!(start(&partitions(8), 20, &partitions(9), 8).unwrap_err().contains("of flights, of 9"));
+        let error = start(&partitions(8), 20, &partitions(8), 4).unwrap_err();
+        assert!(error.contains("distinct(a) by source partitions") && error.contains("spec.shards: 8"), "{error}");
+    }
 
     #[test]
     fn a_location_is_read_as_it_is_written() {

@@ -15,7 +15,8 @@ use dataflow::state::LogOffset;
 use super::restore::Of;
 use super::store::{Listing, ObjectStore};
 use super::{SnapshotError, now_ms, restore, transfer};
-use crate::planted;
+use crate::crash::Step;
+use crate::planted::{self, Bug};
 
 /// An object that nothing refers to is left alone for this long: longer than a snapshot may take.
 pub const GRACE: Duration = Duration::from_secs(3600);
@@ -68,10 +69,6 @@ impl Keeper {
         gone.extend(behind);
         gone.extend(unfinished);
         let referenced = self.referenced(store, &kept)?;
-        for id in &gone {
-            store.delete(id)?;
-            self.checkpoints.remove(id);
-        }
         // What a manifest refers to that stays and cannot be read is not known: then no object is garbage.
         let garbage = match referenced {
             Some(referenced) if unclear.is_empty() && savepoints_clear => {
@@ -79,7 +76,15 @@ impl Keeper {
             }
             Some(_) | None => Vec::new(),
         };
-        transfer::each(&garbage, |id| Ok(store.delete(id)?))?;
+        let remove_garbage = || transfer::each(&garbage, |id| Ok(transfer::delete(store, Step::Garbage, id)?));
+        if planted::is(Bug::GarbageFirst) {
+            remove_garbage()?;
+        }
+        for id in &gone {
+            transfer::delete(store, Step::Retire, id)?;
+            self.checkpoints.remove(id);
+        }
+        remove_garbage()?;
         let removed: BTreeSet<&ObjectId> = gone.iter().chain(&garbage).collect();
         let left = listed.iter().filter(|object| !removed.contains(&object.id));
         Ok(Kept {

@@ -20,6 +20,7 @@ use super::store::{Listing, ObjectStore};
 use super::take::{io, remove_dir};
 use super::{SnapshotError, restore, transfer};
 use crate::commit::local;
+use crate::crash::{self, Step};
 use crate::planted::{self, Bug};
 use crate::state::directory::StateDirectory;
 use crate::state::rocks::RocksDatabases;
@@ -160,9 +161,9 @@ fn replace(
     path: &Path,
 ) -> Result<(), SnapshotError> {
     let new = path.with_extension("restore");
-    restore::files(store, files, &new)?;
+    crash::around(Step::Download, || restore::files(store, files, &new))?;
     remove_dir(path)?;
-    fs::rename(&new, path).map_err(io("rename", &new))?;
+    crash::around(Step::Place, || fs::rename(&new, path)).map_err(io("rename", &new))?;
     let parent = path.parent().expect("a shard's directory lies in the state directory");
     File::open(parent).and_then(|dir| dir.sync_all()).map_err(io("sync", parent))
 }

@@ -19,6 +19,7 @@ use dataflow::state::LogOffset;
 use super::store::{Body, ObjectStore, Put};
 use super::{Damage, SnapshotError, now_ms, restore, transfer};
 use crate::commit::local::{LogHandle, LogTail};
+use crate::crash::Step;
 use crate::planted;
 use crate::state::rocks::{FlushHandle, RocksDatabases};
 
@@ -321,7 +322,7 @@ impl Taker {
         let put = transfer::each(&numbered, |(count, manifest)| {
             let bytes = manifest.encode();
             let id = ObjectId::Shard(manifest.shard, PartId { number, process, count: *count });
-            store.put(&id, Body::Bytes(&bytes))?;
+            transfer::put(store, Step::ShardManifest, &id, Body::Bytes(&bytes))?;
             Ok(ShardEntry {
                 shard: manifest.shard,
                 offset: manifest.offset,
@@ -344,7 +345,7 @@ impl Taker {
     fn put_log(&mut self, number: u64, tail: &LogTail, uploaded: &mut u64) -> Result<LogPart, SnapshotError> {
         self.count += 1;
         let object = ObjectId::Log(PartId { number, process: self.process, count: self.count });
-        self.store.put(&object, Body::Bytes(&tail.bytes))?;
+        transfer::put(self.store.as_ref(), Step::Upload, &object, Body::Bytes(&tail.bytes))?;
         let length = tail.bytes.len() as u64;
         *uploaded += length;
         Ok(LogPart::Local { next: tail.next, length, checksum: checksum(&tail.bytes), object })
@@ -353,7 +354,7 @@ impl Taker {
     /// The step that makes the snapshot exist.
     fn put_checkpoint(&self, manifest: &CheckpointManifest) -> Result<u64, SnapshotError> {
         let (id, bytes) = (manifest.id(), manifest.encode());
-        let put = self.store.put(&id, Body::Bytes(&bytes));
+        let put = transfer::put(self.store.as_ref(), Step::Checkpoint, &id, Body::Bytes(&bytes));
         match put {
             Ok(Put::Written) => {}
             // Either an earlier try of ours whose reply was lost, or another process of the job.
@@ -425,7 +426,7 @@ fn store_file(
     if let Some(old @ FileEntry { place: Place::Object(_), .. }) = old {
         return Ok(Stored { shard, entry: old.clone(), uploaded: 0, kept: true });
     }
-    store.put(&id, Body::File(&file.path))?;
+    transfer::put(store, Step::Upload, &id, Body::File(&file.path))?;
     let entry = FileEntry { name, length, checksum, place: Place::Object(id) };
     Ok(Stored { shard, entry, uploaded: length, kept: false })
 }

@@ -18,6 +18,7 @@ use super::now_ms;
 use super::retain::{Keeper, Kept};
 use super::start::Restored;
 use super::take::{SavepointOf, StoredSavepoint, Taken, Taker};
+use crate::crash::{self, Step};
 
 /// Asks that may wait.
 const ASKS: usize = 8;
@@ -282,7 +283,7 @@ impl SnapshotWork {
     }
 
     fn savepoint(&mut self, of: SavepointOf) {
-        let copied = match self.taker.copy_for_savepoint(of) {
+        let copied = match crash::around(Step::SavepointCopy, || self.taker.copy_for_savepoint(of)) {
             Ok(copied) => copied,
             Err(error) => return self.answer(Err(error)),
         };
@@ -324,7 +325,8 @@ impl SnapshotWork {
         let kept = self.keeper.run(self.taker.store.as_ref(), &self.taker.job.uid).map_err(|e| e.to_string())?;
         self.stats.kept(&kept);
         match &self.trim {
-            Some(trim) if !kept.trimmable.is_empty() => trim(&kept.trimmable),
+            Some(trim) if !kept.trimmable.is_empty() => crash::asked(Step::Trim, || trim(&kept.trimmable))
+                .unwrap_or_else(|| Err("no answer to the trim of the changelog".to_owned())),
             Some(_) | None => Ok(()),
         }
     }

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use checkpoint::snapshot::ObjectId;
 use xxhash_rust::xxh3::Xxh3;
 
-use super::store::{ObjectStore, StoreError};
+use super::store::{Body, ObjectStore, Put, StoreError};
 use super::{Damage, SnapshotError};
+use crate::crash::{self, Step};
 use crate::planted::{self, Bug};
 
 /// Files that are hashed, uploaded or downloaded at the same time.
@@ -45,6 +46,21 @@ fn or_missing(store: &dyn ObjectStore, id: &ObjectId, error: StoreError) -> Snap
         StoreError::Missing { .. } => damaged(store, id, Damage::Missing),
         other => other.into(),
     }
+}
+
+/// Puts an object, as a step that can be cut.
+pub(super) fn put(store: &dyn ObjectStore, step: Step, id: &ObjectId, body: Body<'_>) -> Result<Put, StoreError> {
+    crash::asked(step, || store.put(id, body)).unwrap_or_else(|| Err(no_answer(store, "put", id)))
+}
+
+/// Removes an object, as a step that can be cut.
+pub(super) fn delete(store: &dyn ObjectStore, step: Step, id: &ObjectId) -> Result<(), StoreError> {
+    crash::asked(step, || store.delete(id)).unwrap_or_else(|| Err(no_answer(store, "delete", id)))
+}
+
+fn no_answer(store: &dyn ObjectStore, action: &str, id: &ObjectId) -> StoreError {
+    let action = format!("{action} {}", store.key(id));
+    StoreError::Unavailable { place: store.place(), action, message: "no answer".into() }
 }
 
 /// Reads an object of any length into memory.

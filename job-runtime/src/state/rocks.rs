@@ -25,6 +25,7 @@ use rocksdb::{
 
 use super::expiry::Expiry;
 use super::memory::StateMemory;
+use crate::crash::{self, Step};
 
 const APPLIED_KEY: &[u8] = b"\xff\xff\0\0\0\0applied";
 const APPLIED_VERSION: u8 = 1;
@@ -230,9 +231,10 @@ impl FlushHandle {
     /// # Errors
     /// When the files cannot be written.
     pub fn copy(&self, dir: &Path) -> Result<(), StateError> {
-        self.flush()?;
-        let made = Checkpoint::new(&self.db.db).and_then(|checkpoint| checkpoint.create_checkpoint(dir));
-        made.map_err(|e| failed(self.db.shard, &format!("cannot copy the database to {}", dir.display()), &e))
+        crash::around(Step::Memtable, || self.flush())?;
+        let link = || Checkpoint::new(&self.db.db).and_then(|checkpoint| checkpoint.create_checkpoint(dir));
+        crash::around(Step::Link, link)
+            .map_err(|e| failed(self.db.shard, &format!("cannot copy the database to {}", dir.display()), &e))
     }
 }
 

@@ -89,6 +89,12 @@ fn probes_metrics_and_status_tell_how_it_goes_and_sigterm_ends_it_well() {
     running.wait_until("a commit", || pod.status().is_some_and(|told| told["commits"].as_u64() > Some(0)));
     let told = pod.status().unwrap();
     assert_eq!((&told["phase"], &told["revision"]), (&json!("Running"), &json!("6f1c9a7e")));
+    let operators = |told: Value| told["operators"].as_array().cloned().unwrap_or_default();
+    let some = |operator: &Value, what: &str| operator[what].as_u64() > Some(0);
+    running.wait_until("rows at every stream operator, and time spent", || {
+        let told = pod.status().map(operators).unwrap_or_default();
+        told.iter().all(|operator| some(operator, "rowsIn")) && told.iter().any(|operator| some(operator, "busyMs"))
+    });
     let metrics = get(pod.health, "/metrics").unwrap().1;
     // What the book lists is what there is.
     let page = include_str!("../../../docs/src/reference/metrics.md");
@@ -98,9 +104,12 @@ fn probes_metrics_and_status_tell_how_it_goes_and_sigterm_ends_it_well() {
     let served = metrics.lines().filter_map(name).filter(|name| !name.starts_with("process_"));
     let unlisted: Vec<String> = served.filter(|name| !listed.contains(name)).collect();
     assert!(unlisted.is_empty(), "{unlisted:?} are not in the book");
-    for name in
-        ["millstream_source_records_total", "millstream_source_lag_records", "millstream_worker_busy_seconds_total"]
-    {
+    for name in [
+        "millstream_source_records_total",
+        "millstream_source_lag_records",
+        "millstream_worker_busy_seconds_total",
+        "millstream_stream_operator_busy_seconds_total",
+    ] {
         assert!(metrics.contains(&format!("# HELP {name} ")), "no {name} in {metrics}");
     }
     assert!(metrics.contains("millstream_commit_duration_seconds_bucket{job=\"ticks\",pod=\"ticks-0\",revision=\"6f1c9a7e\",le=\"0.001\"}"), "{metrics}");

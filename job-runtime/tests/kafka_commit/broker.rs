@@ -1,5 +1,6 @@
 //! A real broker for the tests: topics with names of their own, and an independent read_committed reader.
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use job_runtime::commit::kafka::{KafkaCommitLog, KafkaLogConfig};
@@ -19,10 +20,11 @@ pub(crate) fn servers() -> String {
     )
 }
 
-/// A name that no other test and no earlier run has.
+/// A name that no other test and no earlier run has, and no other thread of this one.
 pub(crate) fn unique(name: &str) -> String {
+    static NAMES: AtomicU32 = AtomicU32::new(0);
     let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
-    format!("{name}-{nanos}")
+    format!("{name}-{nanos}-{}", NAMES.fetch_add(1, Ordering::Relaxed))
 }
 
 pub(crate) fn properties() -> KafkaProperties {

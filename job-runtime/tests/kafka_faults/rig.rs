@@ -73,6 +73,11 @@ impl Rig {
         Self { uid: unique("uid"), topics, job, feeder, watcher }
     }
 
+    /// Readings sent so far.
+    pub(crate) fn sent(&self) -> u64 {
+        self.feeder.sent()
+    }
+
     /// A place for pod 0 of a job of one pod, with nothing in it: as on another node.
     pub(crate) fn home(&self) -> Home {
         Home::new(&self.job, &self.uid, "")
@@ -80,7 +85,7 @@ impl Rig {
 
     /// Feeds `more` than there is now and waits until all of that is copied, while `pods` are kept running.
     pub(crate) fn passes(&self, more: u64, pods: &mut [&mut Kept]) {
-        let goal = self.feeder.sent() + more;
+        let goal = self.sent() + more;
         self.wait(&format!("{goal} copies"), pods, || self.watcher.copied() >= goal);
     }
 
@@ -227,11 +232,22 @@ pub(crate) fn free_port() -> u16 {
 impl Home {
     /// Of pod 0; `more` are lines of its settings.
     pub(crate) fn new(job: &str, uid: &str, more: &str) -> Self {
+        Self::of(0, job, uid, more)
+    }
+
+    /// Of a pod.
+    pub(crate) fn of(pod: usize, job: &str, uid: &str, more: &str) -> Self {
         let shop = Workshop::new();
         shop.write("job.yaml", job);
+        let home = Self { shop, name: format!("faults-{pod}"), control: free_port() };
+        home.settings(uid, more);
+        home
+    }
+
+    /// Writes the pod's settings, as the operator does.
+    pub(crate) fn settings(&self, uid: &str, more: &str) {
         let replicas = if more.contains("replicas:") { "" } else { "replicas: 1\n" };
-        shop.write("settings.yaml", &format!("version: 1\njobUid: {uid}\nrevision: a\n{replicas}{more}"));
-        Self { shop, name: "faults-0".into(), control: free_port() }
+        self.shop.write("settings.yaml", &format!("version: 1\njobUid: {uid}\nrevision: a\n{replicas}{more}"));
     }
 
     /// Starts the pod with more in its environment, as `NAME=value`, by a command that ends by starting it.

@@ -120,8 +120,12 @@ impl Watcher {
         self.with(Seen::copied)
     }
 
+    pub(crate) fn windows(&self) -> u64 {
+        self.with(|seen| seen.windows.len() as u64)
+    }
+
     pub(crate) fn counts(&self) -> String {
-        self.with(|seen| format!("{} copies, {} windows", seen.copied(), seen.windows.len()))
+        format!("{} copies, {} windows", self.copied(), self.windows())
     }
 
     /// True when everything that must come out of so many readings is there.

@@ -20,7 +20,7 @@ pub mod savepoint;
 
 pub use key::{JobPrefix, KeyError, ObjectId, PartId};
 pub use manifest::{CheckpointManifest, FileEntry, LogPart, ManifestError, Place, ShardEntry, ShardManifest};
-pub use savepoint::{PartEntry, SavepointManifest, SavepointPart, StoredPosition};
+pub use savepoint::{PartEntry, SavedOperator, SavepointManifest, SavepointPart, StoredPosition};
 
 /// Checksum of a file or manifest: xxh3_128 (seed 0) of its bytes.
 pub fn checksum(bytes: &[u8]) -> u128 {

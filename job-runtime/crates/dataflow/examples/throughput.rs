@@ -82,6 +82,7 @@ fn graph(key: DataType) -> JobGraph {
         decoded: Arc::clone(&input),
         computed: None,
         watermark: Some(WatermarkSpec { rowtime: 1, expr: Arc::new(watermark), idle_timeout: None }),
+        distribution: None,
     };
     let aggregate = AggregateCall {
         function: AggregateFunction::CountStar,

@@ -9,12 +9,14 @@ use arrow::array::RecordBatch;
 use crate::watermark::EventTime;
 use crate::worker::CommitId;
 
-/// A batch and, behind an exchange, the hash of each row's key (computed once, used by the exchange and by the state behind it).
+/// A batch and, behind an exchange, the hash of each row's key (computed once, used by the exchange and by the state behind it). Of a source whose
+/// partitions an operator relies on (see [`crate::placement`]), hashes say where each row's state lies, and go on with the rows.
 #[derive(Clone, Debug)]
 pub struct Batch {
     /// The rows.
     pub rows: RecordBatch,
-    /// `xxh3_64` of each row's encoded key, by the keys of the exchange that the batch came through last.
+    /// `xxh3_64` of each row's encoded key, by the keys of the exchange that the batch came through last. Of rows that lie with their source
+    /// partition: any hash in the key group of that.
     pub hashes: Option<Arc<[u64]>>,
     /// True if these are partial aggregates for the window behind an exchange, made on another pod.
     pub partial: bool,

@@ -125,6 +125,17 @@ pub struct SourceNode {
     pub computed: Option<Calc>,
     /// How event time advances; `None` for a table without `WATERMARK FOR`.
     pub watermark: Option<WatermarkSpec>,
+    /// What the table says about its partitions; `None` for a table without `DISTRIBUTED BY`.
+    pub distribution: Option<Distribution>,
+}
+
+/// `DISTRIBUTED BY (columns) INTO n BUCKETS`: rows with equal values of the columns are in one partition.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distribution {
+    /// Indexes in the source node's schema; empty if the plan does not read all of them.
+    pub columns: Vec<usize>,
+    /// Number of partitions.
+    pub buckets: u32,
 }
 
 /// `WATERMARK FOR rowtime AS expr`, made per source partition.

@@ -39,6 +39,11 @@ pub fn group_of(hash: u64) -> KeyGroup {
     KeyGroup((hash % u64::from(KEY_GROUPS)) as u16)
 }
 
+/// A hash that leads to `group`, and else is `hash`: of a key whose state lies elsewhere than its own hash says.
+pub fn in_group(hash: u64, group: KeyGroup) -> u64 {
+    hash - hash % u64::from(KEY_GROUPS) + u64::from(group.0)
+}
+
 /// A contiguous range of key groups: the unit of ownership, one changelog partition, one state database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ShardId(pub u16);

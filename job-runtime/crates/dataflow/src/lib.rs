@@ -9,6 +9,7 @@ pub mod exchange;
 pub mod graph;
 pub mod key;
 pub mod operators;
+pub mod placement;
 pub mod shuffle;
 pub mod sink;
 pub mod source;

@@ -5,6 +5,7 @@
 
 pub mod calc;
 pub mod deduplicate;
+pub mod placing;
 pub mod window;
 
 use crate::state::Stores;

@@ -5,6 +5,7 @@
 
 use arrow::array::RecordBatch;
 
+use crate::key::KeyGroup;
 use crate::sink::EncodedRows;
 
 /// Name of a source partition, stable over restarts: `0`, `flights-3`, `part-0007.csv`.
@@ -25,6 +26,15 @@ pub enum SourcePosition {
     },
     /// The connector's own encoding (versioned by the connector), kept as state.
     Opaque(Vec<u8>),
+}
+
+/// How far a partition is read, and what its rows have said about event time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The place after the last row given out.
+    pub position: SourcePosition,
+    /// The watermark behind the rows before that place; `None` if they stand for none. Never the end of time: more may be added behind the place.
+    pub watermark_ms: Option<i64>,
 }
 
 /// What `poll` found.
@@ -52,8 +62,16 @@ pub trait SourcePartition: Send {
     fn take_letters(&mut self) -> Option<EncodedRows> {
         None
     }
+    /// The key group that stands for the partition, if the plan relies on how the source is distributed: there lies the state of its rows' keys.
+    fn key_group(&self) -> Option<KeyGroup> {
+        None
+    }
     /// The place after the last row given out. Cheap: called at every barrier.
     fn position(&self) -> SourcePosition;
+    /// [`Reached::watermark_ms`] of the place that the partition was opened at, if it was read before: its event time goes on from there.
+    fn known_ms(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// A source cannot go on.

@@ -14,7 +14,7 @@ pub use harness::{Harness, Outcome, Random, SourceData};
 pub use log::{MemoryReader, ShuffleLog};
 
 use crate::graph::{Expression, ExpressionError, OperatorUid};
-use crate::key::ShardId;
+use crate::key::{KeyGroup, ShardId};
 use crate::sink::{EncodedRows, SinkEncoder, SinkError, SinkPayload};
 use crate::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 use crate::state::keyed::is_expired;
@@ -145,8 +145,11 @@ pub struct VecPartition {
     /// Every so many polls find nothing, to try the waiting paths.
     pending_every: usize,
     polls: usize,
+    /// See [`VecPartition::in_group`].
+    group: Option<KeyGroup>,
     /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
     letters: Option<EncodedRows>,
+    known_ms: Option<i64>,
 }
 
 impl VecPartition {
@@ -163,13 +166,26 @@ impl VecPartition {
             }
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
-        Self { id: PartitionId(id.to_owned()), batches, batch, row, pending_every, polls: 0, letters: None }
+        let id = PartitionId(id.to_owned());
+        Self { id, batches, batch, row, pending_every, polls: 0, group: None, letters: None, known_ms: None }
+    }
+
+    /// Stands for a key group: there lies the state of its rows' keys.
+    #[must_use]
+    pub fn in_group(self, group: Option<KeyGroup>) -> Self {
+        Self { group, ..self }
     }
 
     /// Gives a dead letter for every row.
     #[must_use]
     pub fn with_letters(self) -> Self {
         Self { letters: Some(EncodedRows::default()), ..self }
+    }
+
+    /// What the rows before its position stand for.
+    #[must_use]
+    pub fn after(self, known_ms: Option<i64>) -> Self {
+        Self { known_ms, ..self }
     }
 }
 
@@ -199,6 +215,10 @@ impl SourcePartition for VecPartition {
         Ok(SourcePoll::Batch(slice))
     }
 
+    fn key_group(&self) -> Option<KeyGroup> {
+        self.group
+    }
+
     fn take_letters(&mut self) -> Option<EncodedRows> {
         self.letters.as_mut().filter(|letters| !letters.ends.is_empty()).map(std::mem::take)
     }
@@ -207,6 +227,10 @@ impl SourcePartition for VecPartition {
         let mut bytes = (self.batch as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(&(self.row as u64).to_le_bytes());
         SourcePosition::Opaque(bytes)
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.known_ms
     }
 }
 

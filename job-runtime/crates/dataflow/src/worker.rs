@@ -9,6 +9,7 @@
 //! input that already has stays where it is (in the queue, or unread in the source). When the last operator has passed it, the commit's
 //! share of this worker goes out as [`WorkerEvent::Commit`].
 
+mod busy;
 mod commits;
 mod error;
 mod flow;
@@ -25,10 +26,11 @@ use crate::graph::{JobGraph, NodeId};
 use crate::key::{ShardId, Shards};
 use crate::shuffle::{Gate, ShuffleBlock, ShuffleConfig, ShuffleShare};
 use crate::sink::{SinkChunk, SinkEncoder};
-use crate::source::{PartitionId, SourcePartition, SourcePosition};
+use crate::source::{PartitionId, Reached, SourcePartition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
 use crate::watermark::END_OF_TIME;
 
+pub use busy::Stopwatch;
 pub use error::WorkerError;
 
 /// Number of a commit, rising by one for the life of a process, from [`CommitId::FIRST`].
@@ -77,7 +79,7 @@ pub struct WorkerCommit {
     /// State changes of the interval, one batch per shard that changed.
     pub changes: Vec<(ShardId, ChangeBatch)>,
     /// Where those of this worker's source partitions stand that have moved since the last commit; at first all.
-    pub positions: Vec<(NodeId, PartitionId, SourcePosition)>,
+    pub positions: Vec<(NodeId, PartitionId, Reached)>,
     /// For other pods: one per exchange, if there are any.
     pub shuffles: Vec<ShuffleShare>,
     /// Rows read in the interval.
@@ -160,6 +162,8 @@ pub struct NodeProgress {
     pub rows_out: u64,
     /// Rows dropped because their window had closed.
     pub late_dropped: u64,
+    /// How long it was at work itself, in nanoseconds of the [`Stopwatch`]; 0 without one.
+    pub busy_ns: u64,
     /// Its watermark; `None` before the first, `i64::MAX` at the end of the input.
     pub watermark_ms: Option<i64>,
     /// Entries of keyed state in memory.
@@ -191,6 +195,11 @@ impl Worker {
     /// When what is given does not fit the graph, or stored state cannot be read.
     pub fn new(config: WorkerConfig) -> Result<Self, WorkerError> {
         setup::build(config)
+    }
+
+    /// Measures from now on how long each stream operator is at work ([`NodeProgress::busy_ns`]).
+    pub fn measure(&mut self, stopwatch: Stopwatch) {
+        self.flow.busy.measure(stopwatch);
     }
 
     /// Does a bounded piece of work; `now_ms` is the caller's clock (for idle timeouts only). Events are appended to `out`.

@@ -131,6 +131,9 @@ pub struct PodStatus {
     /// Source rows that are there and not yet read, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_rows: Option<u64>,
+    /// What the sources of the pod are held for, if another pod has not read what this one sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// The job's watermark in milliseconds since 1970-01-01T00:00:00Z.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark_ms: Option<i64>,
@@ -141,9 +144,33 @@ pub struct PodStatus {
     /// Snapshots of this process, if the job takes them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshots: Option<SnapshotStatus>,
+    /// The stream operators, in the order of the plan; none before the job is planned.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub operators: Vec<OperatorStatus>,
     /// Why the pod failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Termination>,
+}
+
+/// What one stream operator did in this process, over all workers of the pod. Counters only rise.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorStatus {
+    /// Its stable id.
+    pub uid: String,
+    /// Its name, as `millstream explain` shows it.
+    pub name: String,
+    /// Rows that it was given (a source: rows decoded).
+    pub rows_in: u64,
+    /// Rows that it gave on (a sink: rows encoded).
+    pub rows_out: u64,
+    /// Milliseconds that workers were in it, without those operators that it gives rows to. One worker can spend a second of it per second.
+    pub busy_ms: u64,
+    /// Its watermark in milliseconds since 1970-01-01T00:00:00Z, the least of all workers; not there before the first and at the end of the input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watermark_ms: Option<i64>,
+    /// Bytes of keyed state in memory, about.
+    pub state_bytes: u64,
 }
 
 /// What a pod says of its snapshots.
@@ -215,7 +242,7 @@ mod tests {
         let status =
             r#"{"version": 1, "revision": "6f1c9a7e", "phase": "Running", "commits": 7, "rowsIn": 1, "rowsOut": 2}"#;
         let read: PodStatus = serde_json::from_str(status).expect("an old status is a status");
-        assert_eq!((read.commits, read.settings_replicas), (7, None));
+        assert_eq!((read.commits, read.settings_replicas, read.operators), (7, None, Vec::new()));
     }
 
     #[test]

@@ -21,6 +21,16 @@ pub(crate) struct TableDef {
     /// All columns in order.
     pub(crate) columns: Vec<TableColumn>,
     pub(crate) watermark: Option<TableWatermark>,
+    pub(crate) distribution: Option<TableDistribution>,
+}
+
+/// What a table says about the partitions of its topic.
+#[derive(Clone, Debug)]
+pub(crate) struct TableDistribution {
+    /// Physical columns; rows with equal values of them are in one partition.
+    pub(crate) columns: Vec<String>,
+    /// Number of partitions.
+    pub(crate) buckets: u32,
 }
 
 /// A column of a table.
@@ -76,6 +86,7 @@ impl TableDef {
         let idle_timeout = idle_timeout(&create.options, problems);
         let watermark = watermark(create, &columns, places, idle_timeout, problems);
         let primary_key = primary_key(create, &physical, problems);
+        let distribution = distribution(create, &physical, places, problems);
         let table = Table {
             name: create.name.value.clone(),
             span: create.span,
@@ -83,7 +94,7 @@ impl TableDef {
             primary_key,
             options: create.options.clone(),
         };
-        Self { table, columns, watermark }
+        Self { table, columns, watermark, distribution }
     }
 }
 
@@ -192,6 +203,40 @@ fn watermark_help(name: &str, data_type: &DataType) -> String {
         }
         _ => "name a column that holds the time of the event".to_owned(),
     }
+}
+
+fn distribution(
+    create: &CreateTable,
+    physical: &Schema,
+    places: &Places<'_>,
+    problems: &mut Vec<Diagnostic>,
+) -> Option<TableDistribution> {
+    let declared = create.distribution.as_ref()?;
+    let connector = create.options.iter().find(|option| option.key == "connector").map(|option| option.value.as_str());
+    if connector != Some("kafka") {
+        let message = format!(
+            "`DISTRIBUTED BY` says how the partitions of a Kafka topic are filled, and `{}` has {}",
+            create.name.value,
+            connector.map_or_else(|| "no connector".to_owned(), |name| format!("the connector '{name}'"))
+        );
+        problems.push(Diagnostic::at(declared.span, message).help("leave the clause out"));
+        return None;
+    }
+    let mut columns: Vec<String> = Vec::new();
+    for column in &declared.columns {
+        let name = &column.value;
+        let place = places.span(column.span).unwrap_or(declared.span);
+        if physical.index_of(name).is_err() {
+            let names = physical.fields().iter().map(|f| f.name().as_str());
+            let help = did_you_mean(name, names.clone()).unwrap_or_else(|| format!("columns are {}", list(names)));
+            let message = format!("`DISTRIBUTED BY` names `{name}`, which is no physical column");
+            problems.push(Diagnostic::at(place, message).help(help));
+        } else if columns.contains(name) {
+            problems.push(Diagnostic::at(place, format!("`DISTRIBUTED BY` names `{name}` twice")).help("name it once"));
+        }
+        columns.push(name.clone());
+    }
+    Some(TableDistribution { columns, buckets: declared.buckets })
 }
 
 fn primary_key(create: &CreateTable, physical: &Schema, problems: &mut Vec<Diagnostic>) -> Vec<usize> {

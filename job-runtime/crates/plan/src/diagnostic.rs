@@ -21,17 +21,28 @@ pub struct Diagnostic {
     pub label: Option<String>,
     /// What to write instead.
     pub help: Vec<String>,
+    /// It follows from a problem that is told already, and is not told.
+    consequence: bool,
 }
 
 impl Diagnostic {
     /// A problem at a place.
     pub fn at(span: Span, message: impl Into<String>) -> Self {
-        Self { span: Some(span), message: message.into(), label: None, help: Vec::new() }
+        Self { span: Some(span), message: message.into(), label: None, help: Vec::new(), consequence: false }
+    }
+
+    /// What cannot be planned because of a problem elsewhere, which is told there.
+    pub(crate) fn consequence(span: Span) -> Self {
+        Self { consequence: true, ..Self::at(span, "what this needs could not be planned") }
+    }
+
+    pub(crate) fn is_consequence(&self) -> bool {
+        self.consequence
     }
 
     /// A problem of the file as a whole.
     pub fn of_file(message: impl Into<String>) -> Self {
-        Self { span: None, message: message.into(), label: None, help: Vec::new() }
+        Self { span: None, message: message.into(), label: None, help: Vec::new(), consequence: false }
     }
 
     /// Adds a few words under the caret.

@@ -1,4 +1,6 @@
 //! A plan as text for people: what the job computes, the stream operators that do it with their state, and what each sink promises.
+//!
+//! Owns the text. It decides nothing: what it says of exchanges is `dataflow::placement`'s.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -8,11 +10,15 @@ use dataflow::graph::{
     Calc, DeduplicateNode, FirstBy, JobGraph, Node, NodeKind, SourceNode, WindowAggregateNode, WindowKind,
 };
 
+use dataflow::placement::Spreads;
+
 use crate::catalog::TableDef;
 use crate::logical::{PlanId, PlanNode, PlanOp};
 use crate::show;
 use crate::sql::types;
 use crate::{Guarantee, PlannedJob};
+
+mod exchange;
 
 /// The plan of a job. `guarantees` are its sinks', by table; a sink that is not in it is listed without one.
 pub fn explain(job: &PlannedJob, guarantees: &BTreeMap<String, Guarantee>) -> String {
@@ -93,19 +99,19 @@ fn stages(graph: &JobGraph) -> Vec<usize> {
 }
 
 fn operators(job: &PlannedJob, out: &mut String) {
-    let stages = stages(&job.graph);
+    let (stages, spreads) = (stages(&job.graph), Spreads::of(&job.graph));
     let last = stages.iter().copied().max().unwrap_or(0);
     for stage in 1..=last {
         let place =
             if stage == 1 { "on the workers that read the sources" } else { "on the workers that own the keys" };
         let _ = writeln!(out, "\nStage {stage}, {place}");
         for (node, _) in job.graph.nodes.iter().zip(&stages).filter(|(_, s)| **s == stage) {
-            operator(job, node, out);
+            operator(job, &spreads, node, out);
         }
     }
 }
 
-fn operator(job: &PlannedJob, node: &Node, out: &mut String) {
+fn operator(job: &PlannedJob, spreads: &Spreads, node: &Node, out: &mut String) {
     let from: Vec<String> = node.inputs.iter().map(|id| format!("#{}", id.0)).collect();
     let from = if from.is_empty() { String::new() } else { format!("  from {}", from.join(", ")) };
     line(out, 1, &format!("#{} {}{from}  uid {}", node.id.0, title(node), node.uid));
@@ -117,7 +123,8 @@ fn operator(job: &PlannedJob, node: &Node, out: &mut String) {
             let why = if names.is_empty() {
                 "there is no key: all rows meet on one worker".to_owned()
             } else {
-                format!("rows with equal {} meet on one worker", names.join(", "))
+                let before = exchange::why(job, spreads, node);
+                format!("rows with equal {} meet on one worker: {before}", names.join(", "))
             };
             entry(out, "why", &why);
             entry(
@@ -130,8 +137,14 @@ fn operator(job: &PlannedJob, node: &Node, out: &mut String) {
             }
             entry(out, "columns", &columns(&node.schema));
         }
-        NodeKind::WindowAggregate(window) => window_lines(job, node, window, out),
-        NodeKind::Deduplicate(deduplicate) => deduplicate_lines(node, deduplicate, out),
+        NodeKind::WindowAggregate(window) => {
+            exchange::why_not(job, spreads, node).into_iter().for_each(|why| entry(out, "why", &why));
+            window_lines(job, node, window, out);
+        }
+        NodeKind::Deduplicate(deduplicate) => {
+            exchange::why_not(job, spreads, node).into_iter().for_each(|why| entry(out, "why", &why));
+            deduplicate_lines(node, deduplicate, out);
+        }
         NodeKind::Union => entry(out, "watermark", "the least of its inputs"),
         NodeKind::Sink(_) => entry(out, "columns", &columns(&node.schema)),
     }
@@ -178,8 +191,13 @@ fn source_lines(job: &PlannedJob, source: &SourceNode, out: &mut String) {
             entry(out, "computes", &format!("{} = {expr:?}", field.name()));
         }
     }
+    let def = job.definitions.iter().find(|def| def.table.name == source.table);
+    if let Some(distribution) = def.and_then(|def| def.distribution.as_ref()) {
+        let (columns, buckets) = (distribution.columns.join(", "), distribution.buckets);
+        entry(out, "declared", &format!("rows with equal {columns} are in one of {buckets} partitions"));
+    }
     let text = |def: &TableDef| def.watermark.as_ref().map(|w| w.text.clone());
-    let declared = job.definitions.iter().find(|def| def.table.name == source.table).and_then(text);
+    let declared = def.and_then(text);
     let watermark = match (&source.watermark, declared) {
         (Some(spec), Some(text)) => {
             let idle = match spec.idle_timeout {

@@ -114,9 +114,8 @@ pub fn plan(job: &JobFile) -> Result<PlannedJob, Diagnostics> {
     }
     let mut planner = QueryPlanner::new(&places);
     for statement in &statements {
-        if let Err(problem) = plan_statement(&mut planner, statement, &mut problems) {
-            problems.push(problem);
-        }
+        let planned = plan_statement(&mut planner, statement, &mut problems);
+        problems.extend(planned.err().filter(|problem| !problem.is_consequence()));
     }
     if problems.is_empty() && !statements.iter().any(|s| matches!(s, Statement::Insert(_))) {
         let end = text.text.trim_end().len();

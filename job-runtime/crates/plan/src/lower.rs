@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use arrow::datatypes::{DataType, FieldRef, Schema, SchemaRef};
 use dataflow::graph::{
-    AggregateCall, Calc, DeduplicateNode, ExchangeNode, ExprRef, FirstBy, JobGraph, Node, NodeId, NodeKind,
-    OperatorUid, SinkNode, SourceNode, WatermarkSpec, WindowAggregateNode, WindowKind,
+    AggregateCall, Calc, DeduplicateNode, Distribution, ExchangeNode, ExprRef, FirstBy, JobGraph, Node, NodeId,
+    NodeKind, OperatorUid, SinkNode, SourceNode, WatermarkSpec, WindowAggregateNode, WindowKind,
 };
 use datafusion_expr::Expr;
 
-use crate::catalog::TableDef;
+use crate::catalog::{TableDef, TableDistribution};
 use crate::expr::column;
 use crate::expression::compile;
 use crate::logical::{Aggregate, PlanId, PlanNode, PlanOp, StreamPlan, schema};
 use crate::show;
 use crate::uid::Uids;
+use dataflow::placement::Spreads;
 
 /// Something that must not happen: the plan is typed, and yet an expression cannot be compiled.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) fn lower(plan: &StreamPlan, tables: &[TableDef], ttl: Option<Duration
         ttl,
         needed: needed_columns(plan),
         graph: JobGraph::default(),
+        spreads: Spreads::default(),
         nodes: HashMap::new(),
         uids: Uids::default(),
     };
@@ -94,6 +96,8 @@ struct Lowering<'a> {
     ttl: Option<Duration>,
     needed: Vec<BTreeSet<String>>,
     graph: JobGraph,
+    /// Of the graph's nodes.
+    spreads: Spreads,
     nodes: HashMap<PlanId, NodeId>,
     uids: Uids,
 }
@@ -109,7 +113,9 @@ impl Lowering<'_> {
     ) -> Lowered<NodeId> {
         let uid = self.uids.assign(meaning).map_err(LowerError)?;
         let id = NodeId(self.graph.nodes.len() as u32);
-        self.graph.nodes.push(Node { id, uid, name, inputs, schema, kind });
+        let node = Node { id, uid, name, inputs, schema, kind };
+        self.spreads.push(&node);
+        self.graph.nodes.push(node);
         Ok(id)
     }
 
@@ -194,7 +200,8 @@ impl Lowering<'_> {
             }
             None => None,
         };
-        let kind = NodeKind::Source(SourceNode { table: table.to_owned(), decoded, computed, watermark });
+        let distribution = def.distribution.as_ref().map(|declared| distribution(declared, &output));
+        let kind = NodeKind::Source(SourceNode { table: table.to_owned(), decoded, computed, watermark, distribution });
         self.add(&format!("source|{table}"), format!("source({table})"), Vec::new(), output, kind)
     }
 
@@ -253,22 +260,15 @@ impl Lowering<'_> {
         let outputs: Vec<&str> = node.schema.fields().iter().map(|f| f.name().as_str()).collect();
         let meaning =
             format!("window|{sources}|tumble {size_ms} {offset_ms}|{rowtime}|{}|{}", keys.join(","), outputs.join(","));
-        let exchange = NodeKind::Exchange(ExchangeNode { keys: key_columns.clone() });
         let by = if keys.is_empty() { "one key".to_owned() } else { keys.join(", ") };
-        let exchange = self.add(
-            &format!("exchange|{meaning}"),
-            format!("exchange({by})"),
-            vec![input],
-            Arc::clone(&below),
-            exchange,
-        )?;
+        let exchanged = self.exchange(&meaning, &by, input, &key_columns)?;
         let kind = NodeKind::WindowAggregate(WindowAggregateNode {
             window,
             rowtime: index(rowtime)?,
             keys: key_columns,
             aggregates: calls,
         });
-        self.add(&meaning, format!("window_aggregate({by})"), vec![exchange], Arc::clone(&node.schema), kind)
+        self.add(&meaning, format!("window_aggregate({by})"), vec![exchanged], Arc::clone(&node.schema), kind)
     }
 
     fn deduplicate(&mut self, node: &PlanNode, keys: &[String], rowtime: Option<&str>) -> Lowered<NodeId> {
@@ -286,17 +286,29 @@ impl Lowering<'_> {
         let columns = below.fields().iter().map(column).collect::<Vec<_>>().join(",");
         let by = keys.join(", ");
         let meaning = format!("first|{sources}|{}|{}|{columns}", keys.join(","), rowtime.unwrap_or_default());
-        let exchange = self.add(
-            &format!("exchange|{meaning}"),
-            format!("exchange({by})"),
-            vec![input],
-            Arc::clone(&below),
-            NodeKind::Exchange(ExchangeNode { keys: key_columns.clone() }),
-        )?;
+        let exchanged = self.exchange(&meaning, &by, input, &key_columns)?;
         let name = if rowtime.is_some() { format!("deduplicate({by})") } else { format!("distinct({by})") };
         let kind = NodeKind::Deduplicate(DeduplicateNode { keys: key_columns, first, ttl: self.ttl });
-        self.add(&meaning, name, vec![exchange], below, kind)
+        self.add(&meaning, name, vec![exchanged], below, kind)
     }
+
+    /// What the operator with this meaning reads so that rows with equal keys are on one worker: an exchange, or `input` itself where they are already.
+    fn exchange(&mut self, meaning: &str, by: &str, input: NodeId, keys: &[usize]) -> Lowered<NodeId> {
+        let meaning = format!("exchange|{meaning}");
+        if self.spreads.placement(input, keys).is_some() {
+            // Its id is taken all the same: those of others must not depend on whether it is there.
+            self.uids.assign(&meaning).map_err(LowerError)?;
+            return Ok(input);
+        }
+        let kind = NodeKind::Exchange(ExchangeNode { keys: keys.to_vec() });
+        self.add(&meaning, format!("exchange({by})"), vec![input], self.schema(input), kind)
+    }
+}
+
+/// What a table declares, in terms of the columns that are read.
+fn distribution(declared: &TableDistribution, output: &Schema) -> Distribution {
+    let columns = declared.columns.iter().map(|name| output.index_of(name).ok()).collect::<Option<Vec<_>>>();
+    Distribution { columns: columns.unwrap_or_default(), buckets: declared.buckets }
 }
 
 /// The physical columns that the needed ones are made of.

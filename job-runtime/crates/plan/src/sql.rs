@@ -41,7 +41,16 @@ pub(crate) struct CreateTable {
     pub(crate) columns: Vec<Column>,
     pub(crate) watermark: Option<Watermark>,
     pub(crate) primary_key: Vec<Ident>,
+    pub(crate) distribution: Option<Distributed>,
     pub(crate) options: Vec<TableOption>,
+}
+
+/// `DISTRIBUTED BY [HASH] (columns) INTO buckets BUCKETS`
+#[derive(Clone, Debug)]
+pub(crate) struct Distributed {
+    pub(crate) span: Span,
+    pub(crate) columns: Vec<Ident>,
+    pub(crate) buckets: u32,
 }
 
 /// A column of a table.

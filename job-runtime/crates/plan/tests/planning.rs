@@ -2,6 +2,8 @@
 
 #[path = "planning/bad_input.rs"]
 mod bad_input;
+#[path = "planning/distributed.rs"]
+mod distributed;
 #[path = "planning/first.rs"]
 mod first;
 #[path = "planning/flights.rs"]

@@ -47,6 +47,8 @@ pub(super) struct Membership {
     pub(super) board: Board,
     /// The savepoint that the job began from.
     pub(super) origin: Option<String>,
+    /// The job's input has ended.
+    pub(super) drained: bool,
 }
 
 /// The control topic, for one pod.
@@ -70,8 +72,7 @@ impl Control<'_> {
             let origin = self.config.origin.clone().filter(|_| log.origin.is_none()).map(ControlRecord::Origin);
             let first = Assignment::first(self.config.shards.count(), self.config.pods);
             for record in origin.into_iter().chain([ControlRecord::Assignment(first)]) {
-                let appended = crash::asked(crash::Step::Assign, || self.append(&record));
-                appended.ok_or_else(|| no_answer(self.config))??;
+                self.append_as(crash::Step::Assign, &record)?;
             }
             // Read again: of two records with one number the earlier one stands, and that may not be ours.
             log = self.read()?;
@@ -84,8 +85,8 @@ impl Control<'_> {
                 "the job has state already, and goes on from that; restoreFrom is not used"
             );
         }
-        let ControlLog { view, board, origin } = log;
-        Ok(Membership { process, view, board, origin })
+        let ControlLog { view, board, origin, drained } = log;
+        Ok(Membership { process, view, board, origin, drained })
     }
 
     /// Pod 0 makes the next assignment when the number of pods has changed: while it works under the last one, so that it can release what
@@ -175,7 +176,8 @@ impl Control<'_> {
             }
             for owner in owners {
                 let number = log.view.number();
-                self.fence(owner)?;
+                let fenced = crash::asked(crash::Step::FenceLoser, || self.fence(owner));
+                fenced.ok_or_else(|| no_answer(self.config))??;
                 process.fenced(owner, number);
                 tracing::info!(pod = owner, assignment = number, "fenced a pod that did not release what it lost");
             }
@@ -227,6 +229,11 @@ impl Control<'_> {
         Ok(RawProducer::new(&properties).map_err(|error| self.failed(&error))?)
     }
 
+    /// As [`Self::append`], as a step that can be cut.
+    fn append_as(&self, step: crash::Step, record: &ControlRecord) -> Result<(), RecoverError> {
+        crash::asked(step, || self.append(record)).ok_or_else(|| no_answer(self.config))?
+    }
+
     fn append_by(&self, producer: &RawProducer, record: &ControlRecord) -> Result<(), RecoverError> {
         let (topic, failed) = (names::control_topic(&self.config.job_uid), |error: ClientError| self.failed(&error));
         let deadline = Instant::now() + self.config.deadline;
@@ -258,14 +265,14 @@ impl KafkaCommitLog {
                 Some(Step::Prove) => {
                     let number = self.membership.view.number();
                     if !planted::is(Bug::ReleaseUnproved) {
-                        self.prove(number)?;
+                        crash::asked(crash::Step::Prove, || self.prove(number)).ok_or_else(|| self.unanswered())??;
                     }
                     self.membership.process.proven(number);
                 }
                 Some(Step::Release(release)) => {
                     self.membership.process.let_go(&release.shards);
                     tracing::info!(assignment = release.number, shards = ?release.shards, "released");
-                    control.append(&ControlRecord::Release(release)).map_err(told)?;
+                    control.append_as(crash::Step::Release, &ControlRecord::Release(release)).map_err(told)?;
                 }
                 // Nothing is lost, or a transaction is open that this process cannot account for: who gains it will fence us.
                 Some(_) | None => return Ok(()),
@@ -297,6 +304,11 @@ impl KafkaCommitLog {
     /// Savepoints as they were when the process joined.
     pub fn board(&self) -> &Board {
         &self.membership.board
+    }
+
+    /// True if the job's input had ended when the process joined.
+    pub fn is_drained(&self) -> bool {
+        self.membership.drained
     }
 
     /// What pods say to each other of savepoints.
@@ -360,8 +372,17 @@ impl ControlTopic {
         if let Some(table) = &self.config.bound_source {
             return Err(RecoverError::BoundSource { table: table.clone() });
         }
-        control.append(&ControlRecord::Assignment(current.rescaled(pods)))?;
+        control.append_as(crash::Step::Reassign, &ControlRecord::Assignment(current.rescaled(pods)))?;
         Ok(true)
+    }
+
+    /// Ends the job's input for all pods, and for those that start later.
+    ///
+    /// # Errors
+    /// When Kafka does not take it; it may be there nevertheless.
+    pub fn drain(&self) -> Result<(), RecoverError> {
+        let client = self.client()?;
+        Control { config: &self.config, job: self.job, client: &client }.append(&ControlRecord::Drain)
     }
 
     /// The ends of partitions of internal topics now, whatever of it is committed.
@@ -410,7 +431,7 @@ fn watch(
         && let Some(proposal) = control.proposal(&log.view)
     {
         tracing::info!(assignment = proposal.number, pods = proposal.pods.len(), "the number of pods has changed");
-        if let Err(error) = control.append(&ControlRecord::Assignment(proposal)) {
+        if let Err(error) = control.append_as(crash::Step::Reassign, &ControlRecord::Assignment(proposal)) {
             tracing::warn!(%error, "cannot make the next assignment; the next start of pod 0 tries again");
         }
     }

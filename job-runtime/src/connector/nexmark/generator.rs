@@ -6,13 +6,17 @@
 //! bytes on average. Every value is a pure function of seed, event and column, so that only the columns that are needed are made, a column
 //! at a time. Strings of letters are cut from one pool of random letters.
 
+mod columns;
+
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow::buffer::{OffsetBuffer, ScalarBuffer};
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, SchemaRef};
 
 use super::super::generated::{below, random};
+use columns::ColumnKind;
+pub(super) use columns::columns;
 
 pub(super) const EVENTS_PER_EPOCH: u64 = 50;
 const PEOPLE: u64 = 1;
@@ -98,119 +102,6 @@ impl EventTimes {
     #[inline]
     fn of(self, event: u64) -> i64 {
         (self.base_ms + event * 1000 / self.per_second).cast_signed()
-    }
-}
-
-/// What a column holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum ColumnKind {
-    Id,
-    Auction,
-    Bidder,
-    Price,
-    Channel,
-    Url,
-    DateTime,
-    Extra,
-    Name,
-    Email,
-    CreditCard,
-    City,
-    State,
-    ItemName,
-    Description,
-    InitialBid,
-    Reserve,
-    Expires,
-    Seller,
-    Category,
-}
-
-impl ColumnKind {
-    fn of(stream: Stream, name: &str) -> Option<ColumnKind> {
-        use ColumnKind as C;
-        let columns: &[(&str, ColumnKind)] = match stream {
-            Stream::Bid => &[
-                ("auction", C::Auction),
-                ("bidder", C::Bidder),
-                ("price", C::Price),
-                ("channel", C::Channel),
-                ("url", C::Url),
-            ],
-            Stream::Person => &[
-                ("id", C::Id),
-                ("name", C::Name),
-                ("emailAddress", C::Email),
-                ("creditCard", C::CreditCard),
-                ("city", C::City),
-                ("state", C::State),
-            ],
-            Stream::Auction => &[
-                ("id", C::Id),
-                ("itemName", C::ItemName),
-                ("description", C::Description),
-                ("initialBid", C::InitialBid),
-                ("reserve", C::Reserve),
-                ("expires", C::Expires),
-                ("seller", C::Seller),
-                ("category", C::Category),
-            ],
-        };
-        let shared = [("dateTime", C::DateTime), ("extra", C::Extra)];
-        columns.iter().chain(&shared).find(|(known, _)| same_name(known, name)).map(|(_, kind)| *kind)
-    }
-
-    fn data_type(self) -> &'static str {
-        match self {
-            ColumnKind::Id
-            | ColumnKind::Auction
-            | ColumnKind::Bidder
-            | ColumnKind::Price
-            | ColumnKind::InitialBid
-            | ColumnKind::Reserve
-            | ColumnKind::Seller
-            | ColumnKind::Category => "BIGINT",
-            ColumnKind::DateTime | ColumnKind::Expires => "TIMESTAMP(3)",
-            ColumnKind::Channel
-            | ColumnKind::Url
-            | ColumnKind::Extra
-            | ColumnKind::Name
-            | ColumnKind::Email
-            | ColumnKind::CreditCard
-            | ColumnKind::City
-            | ColumnKind::State
-            | ColumnKind::ItemName
-            | ColumnKind::Description => "STRING",
-        }
-    }
-}
-
-/// `dateTime` is also `date_time`, as other engines write it, in any case.
-fn same_name(known: &str, name: &str) -> bool {
-    name.len() <= known.len() + 4 && name.replace('_', "").eq_ignore_ascii_case(known)
-}
-
-/// The kinds of a schema's columns.
-pub(super) fn columns(stream: Stream, schema: &SchemaRef) -> Result<Vec<ColumnKind>, String> {
-    let kinds = schema.fields().iter().map(|field| {
-        let kind = ColumnKind::of(stream, field.name())
-            .ok_or_else(|| format!("the stream has no column {}; its columns are {}", field.name(), names(stream)))?;
-        let fits = match field.data_type() {
-            DataType::Int64 => kind.data_type() == "BIGINT",
-            DataType::Utf8 => kind.data_type() == "STRING",
-            DataType::Timestamp(TimeUnit::Millisecond, _) => kind.data_type() == "TIMESTAMP(3)",
-            _ => false,
-        };
-        if fits { Ok(kind) } else { Err(format!("declare the column {} as {}", field.name(), kind.data_type())) }
-    });
-    kinds.collect()
-}
-
-fn names(stream: Stream) -> &'static str {
-    match stream {
-        Stream::Person => "id, name, emailAddress, creditCard, city, state, dateTime, extra",
-        Stream::Auction => "id, itemName, description, initialBid, reserve, dateTime, expires, seller, category, extra",
-        Stream::Bid => "auction, bidder, price, channel, url, dateTime, extra",
     }
 }
 

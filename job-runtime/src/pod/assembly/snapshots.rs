@@ -4,11 +4,15 @@
 
 use std::sync::Arc;
 
+use checkpoint::snapshot::SavedOperator;
+use dataflow::graph::Node;
+use dataflow::placement::Spreads;
 use tokio_util::sync::CancellationToken;
 
 use super::kafka::FencedLog;
 use super::{Log, Recovered, Seat};
 use crate::commit::local::LocalCommitLog;
+use crate::crash;
 use crate::pod::monitor::Monitor;
 use crate::pod::savepoint::SavepointStore;
 use crate::pod::{PodConfig, PodError};
@@ -20,6 +24,7 @@ use crate::snapshot::store::ObjectStore;
 use crate::snapshot::take::{JobOf, Taker, Whole, remove_dir};
 use crate::snapshot::thread::{SnapshotAsk, SnapshotStats, SnapshotWork, Snapshots, Tell, Trim};
 use crate::state::directory::StateDirectory;
+use crate::state::place::PlaceOfState;
 use crate::state::rocks::{RocksDatabases, RocksShardStore};
 
 /// The store of this job's snapshots.
@@ -51,6 +56,10 @@ pub(super) fn origin(config: &PodConfig, fenced: Option<&FencedLog>) -> Result<O
     let has = |uid| config.planned.graph.nodes.iter().any(|node| node.kind.has_state() && node.uid == uid);
     if !config.allow_lost_state {
         origin.check_plan(has)?;
+    }
+    let spreads = Spreads::of(&config.planned.graph);
+    for node in config.planned.graph.nodes.iter().filter(|node| node.kind.has_state()) {
+        origin.check_place(node.uid, &PlaceOfState::of(&config.planned.graph, &spreads, node), config.shards)?;
     }
     Ok(Some(origin))
 }
@@ -98,13 +107,19 @@ impl SnapshotStore {
 
     /// What a savepoint's coordinator works with, of the running thread.
     pub(super) fn for_savepoints(&self, config: &PodConfig, job_uid: &str, ask: SnapshotAsk) -> SavepointStore {
-        let nodes = &config.planned.graph.nodes;
-        let stateful = nodes.iter().filter(|node| node.kind.has_state());
+        let graph = &config.planned.graph;
+        let spreads = Spreads::of(graph);
+        let saved = |node: &Node| SavedOperator {
+            uid: node.uid,
+            name: node.name.clone(),
+            place: PlaceOfState::of(graph, &spreads, node).words(),
+        };
+        let stateful = graph.nodes.iter().filter(|node| node.kind.has_state());
         let whole = Whole {
             job_uid: job_uid.to_owned(),
             job_name: config.name.clone(),
             shards: config.shards.count(),
-            operators: stateful.map(|node| (node.uid, node.name.clone())).collect(),
+            operators: stateful.map(saved).collect(),
         };
         let (place, name, uid) = (self.config.place.clone(), config.name.clone(), job_uid.to_owned());
         let location = Box::new(move |savepoint: &str| origin::location(&place, &name, &uid, savepoint));
@@ -139,7 +154,7 @@ impl SnapshotStore {
         let taker = Taker::new(Arc::clone(&self.store), job, shards, databases, log, directory.snapshots_dir());
         let stats = Arc::new(SnapshotStats::new(recovered.restored.clone()));
         monitor.attach_snapshots(Arc::clone(&stats));
-        let keeper = Keeper::new(self.config.retention, GRACE);
+        let keeper = Keeper::new(self.config.retention, crash::grace(GRACE));
         let work = SnapshotWork { taker, keeper, trim, interval: self.config.interval, stats, tell };
         Snapshots::start(work, self.cancel.clone()).map_err(PodError::Thread)
     }

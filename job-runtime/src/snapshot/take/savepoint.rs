@@ -4,10 +4,12 @@
 
 use std::time::Duration;
 
-use checkpoint::snapshot::{ObjectId, PartEntry, SavepointManifest, SavepointPart, StoredPosition, checksum};
-use dataflow::graph::OperatorUid;
+use checkpoint::snapshot::{
+    ObjectId, PartEntry, SavedOperator, SavepointManifest, SavepointPart, StoredPosition, checksum,
+};
 
 use super::{Base, Copies, Taker, remove_dir};
+use crate::crash::Step;
 use crate::snapshot::store::{Body, ObjectStore, Put};
 use crate::snapshot::{SnapshotError, now_ms, restore, transfer};
 
@@ -104,13 +106,13 @@ impl Taker {
 
 /// Writes a part, in the place of one of an attempt that failed.
 fn replace(store: &dyn ObjectStore, id: &ObjectId, bytes: &[u8]) -> Result<(), SnapshotError> {
-    match store.put(id, Body::Bytes(bytes))? {
+    match transfer::put(store, Step::SavepointPart, id, Body::Bytes(bytes))? {
         Put::Written => return Ok(()),
         Put::Exists if transfer::read(store, id)? == bytes => return Ok(()),
         Put::Exists => {}
     }
     store.delete(id)?;
-    store.put(id, Body::Bytes(bytes))?;
+    transfer::put(store, Step::SavepointPart, id, Body::Bytes(bytes))?;
     Ok(())
 }
 
@@ -124,7 +126,7 @@ pub struct Whole {
     /// Number of shards.
     pub shards: u16,
     /// Stream operators with state.
-    pub operators: Vec<(OperatorUid, String)>,
+    pub operators: Vec<SavedOperator>,
 }
 
 /// Makes a savepoint of the parts of these pods: it exists when this returns.
@@ -160,7 +162,7 @@ pub fn complete(
     };
     let id = root.id();
     root.check_parts(&parts).map_err(|error| restore::damaged(store, &id, error))?;
-    let put = store.put(&id, Body::Bytes(&root.encode()));
+    let put = transfer::put(store, Step::Savepoint, &id, Body::Bytes(&root.encode()));
     match put {
         Ok(Put::Written) => Ok(()),
         // Perhaps it is ours, and a reply was lost.

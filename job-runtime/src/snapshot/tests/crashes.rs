@@ -27,6 +27,7 @@ fn crash_at(kind: Kind, call: u64, reply_lost: bool) -> bool {
     rig.fail(call, reply_lost);
     let through = snapshot_and_retention(&mut rig);
     rig.heal();
+    rig.check_all_restorable();
     // The process is gone, and its disk with it.
     let restored = rig.lose_and_restart();
     assert!(!restored.shards.is_empty() && restored.damaged == 0, "{context}: {restored:?}");

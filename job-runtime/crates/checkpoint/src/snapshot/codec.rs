@@ -77,22 +77,28 @@ pub(super) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Checks the envelope.
     pub(super) fn open(bytes: &'a [u8], magic: [u8; 4], version: u8) -> Result<Self, ManifestError> {
+        Self::open_any(bytes, magic, &[version]).map(|(body, _)| body)
+    }
+
+    /// As [`Reader::open`], for a layout of one of several versions, in ascending order; returns which.
+    pub(super) fn open_any(bytes: &'a [u8], magic: [u8; 4], versions: &[u8]) -> Result<(Self, u8), ManifestError> {
         let (head, rest) = bytes.split_at_checked(HEAD).ok_or(ManifestError::Damaged)?;
         if head[..4] != magic {
             return Err(ManifestError::NotAManifest);
         }
-        if head[4] > version {
-            return Err(ManifestError::Version(head[4]));
+        let version = head[4];
+        if versions.last().is_some_and(|newest| version > *newest) {
+            return Err(ManifestError::Version(version));
         }
         let length = u32::from_le_bytes([head[5], head[6], head[7], head[8]]) as usize;
-        if head[4] != version || length > MAX_BODY || rest.len() != length + TAIL {
+        if !versions.contains(&version) || length > MAX_BODY || rest.len() != length + TAIL {
             return Err(ManifestError::Damaged);
         }
         let (all, sum) = bytes.split_last_chunk::<TAIL>().ok_or(ManifestError::Damaged)?;
         if xxhash_rust::xxh3::xxh3_64(all) != u64::from_le_bytes(*sum) {
             return Err(ManifestError::Damaged);
         }
-        Ok(Self { rest: &rest[..length] })
+        Ok((Self { rest: &rest[..length] }, version))
     }
 
     fn array<const N: usize>(&mut self) -> Result<[u8; N], ManifestError> {

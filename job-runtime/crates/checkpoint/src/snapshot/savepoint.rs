@@ -10,6 +10,9 @@
 //! # Savepoint, magic `MSSR`, version 1
 //! `job uid text | job name text | name text | cut u128 | created u64 | shards u16 | parts u16 | per part: pod u16 | length u64 |
 //! xxh3_128 u128 | operators u16 | per operator with state: uid u32 | name text`
+//!
+//! Version 2 has one text more per operator: where its state lies if that is not the place of its own keys. A savepoint without such a one is
+//! written as version 1.
 
 use dataflow::graph::OperatorUid;
 
@@ -17,7 +20,9 @@ use super::codec::{Reader, Writer};
 use super::key::ObjectId;
 use super::manifest::{ManifestError, ShardEntry, foreign, read_entry, write_entry};
 
-const VERSION: u8 = 1;
+const PART_VERSION: u8 = 1;
+/// Without and with places of state.
+const ROOT_VERSIONS: [u8; 2] = [1, 2];
 const PART: [u8; 4] = *b"MSSP";
 const ROOT: [u8; 4] = *b"MSSR";
 
@@ -83,8 +88,19 @@ pub struct SavepointManifest {
     pub shards: u16,
     /// Its parts.
     pub parts: Vec<PartEntry>,
-    /// Stream operators with state: uid and name.
-    pub operators: Vec<(OperatorUid, String)>,
+    /// Stream operators with state.
+    pub operators: Vec<SavedOperator>,
+}
+
+/// A stream operator whose state a savepoint has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SavedOperator {
+    /// Its stable identity.
+    pub uid: OperatorUid,
+    /// Its name.
+    pub name: String,
+    /// Where its state lies, in words of the runtime that are compared and shown; empty where its own keys say.
+    pub place: String,
 }
 
 impl SavepointPart {
@@ -100,7 +116,7 @@ impl SavepointPart {
 
     /// Encodes it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(PART, VERSION);
+        let mut out = Writer::new(PART, PART_VERSION);
         out.text(&self.job_uid);
         out.text(&self.job_name);
         out.text(&self.name);
@@ -125,7 +141,7 @@ impl SavepointPart {
     /// # Errors
     /// See [`ManifestError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let mut body = Reader::open(bytes, PART, VERSION)?;
+        let mut body = Reader::open(bytes, PART, PART_VERSION)?;
         let (job_uid, job_name) = (body.text()?.to_owned(), body.text()?.to_owned());
         let name = body.text()?.to_owned();
         let (cut, pod, created_ms, shards) = (body.u128()?, body.u16()?, body.u64()?, body.u16()?);
@@ -157,7 +173,8 @@ impl SavepointManifest {
 
     /// Encodes it.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Writer::new(ROOT, VERSION);
+        let placed = self.operators.iter().any(|operator| !operator.place.is_empty());
+        let mut out = Writer::new(ROOT, ROOT_VERSIONS[usize::from(placed)]);
         out.text(&self.job_uid);
         out.text(&self.job_name);
         out.text(&self.name);
@@ -171,9 +188,12 @@ impl SavepointManifest {
             out.u128(part.checksum);
         }
         out.u16(u16::try_from(self.operators.len()).expect("a job has far fewer stream operators"));
-        for (uid, name) in &self.operators {
-            out.u32(uid.0);
-            out.text(name);
+        for operator in &self.operators {
+            out.u32(operator.uid.0);
+            out.text(&operator.name);
+            if placed {
+                out.text(&operator.place);
+            }
         }
         out.finish()
     }
@@ -183,7 +203,7 @@ impl SavepointManifest {
     /// # Errors
     /// See [`ManifestError`].
     pub fn decode(bytes: &[u8]) -> Result<Self, ManifestError> {
-        let mut body = Reader::open(bytes, ROOT, VERSION)?;
+        let (mut body, version) = Reader::open_any(bytes, ROOT, &ROOT_VERSIONS)?;
         let (job_uid, job_name) = (body.text()?.to_owned(), body.text()?.to_owned());
         let name = body.text()?.to_owned();
         let (cut, created_ms, shards) = (body.u128()?, body.u64()?, body.u16()?);
@@ -192,7 +212,11 @@ impl SavepointManifest {
             |body: &mut Reader<'_>| Ok(PartEntry { pod: body.u16()?, length: body.u64()?, checksum: body.u128()? });
         let parts = (0..count).map(|_| part(&mut body)).collect::<Result<_, ManifestError>>()?;
         let count = body.u16()?;
-        let operator = |body: &mut Reader<'_>| Ok((OperatorUid(body.u32()?), body.text()?.to_owned()));
+        let operator = |body: &mut Reader<'_>| {
+            let (uid, name) = (OperatorUid(body.u32()?), body.text()?.to_owned());
+            let place = if version == 1 { String::new() } else { body.text()?.to_owned() };
+            Ok(SavedOperator { uid, name, place })
+        };
         let operators = (0..count).map(|_| operator(&mut body)).collect::<Result<_, ManifestError>>()?;
         body.end()?;
         Ok(Self { job_uid, job_name, name, cut, created_ms, shards, parts, operators })
@@ -277,7 +301,11 @@ mod tests {
             created_ms: 1_763_719_201_000,
             shards: 3,
             parts: vec![entry(&part(0, &[0, 1])), entry(&part(1, &[2]))],
-            operators: vec![(OperatorUid(0x1234), "window_aggregate(origin)".into())],
+            operators: vec![SavedOperator {
+                uid: OperatorUid(0x1234),
+                name: "window_aggregate(origin)".into(),
+                place: String::new(),
+            }],
         }
     }
 
@@ -287,6 +315,15 @@ mod tests {
         assert_eq!(SavepointManifest::decode(ROOT_FIXTURE), Ok(root()));
         assert_eq!(part(0, &[0, 1]).encode(), PART_FIXTURE, "the layout of version 1 does not change");
         assert_eq!(root().encode(), ROOT_FIXTURE);
+    }
+
+    #[test]
+    fn where_state_lies_makes_it_version_2() {
+        let mut placed = root();
+        placed.operators[0].place = "the partitions of flights, of 8".into();
+        let bytes = placed.encode();
+        assert_eq!(bytes[4], 2);
+        assert_eq!(SavepointManifest::decode(&bytes), Ok(placed));
     }
 
     #[test]
@@ -302,8 +339,8 @@ mod tests {
             }
         }
         let mut newer = root().encode();
-        newer[4] = 2;
-        assert_eq!(SavepointManifest::decode(&newer), Err(ManifestError::Version(2)));
+        newer[4] = 3;
+        assert_eq!(SavepointManifest::decode(&newer), Err(ManifestError::Version(3)));
     }
 
     #[test]

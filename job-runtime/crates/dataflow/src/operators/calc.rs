@@ -2,10 +2,13 @@
 //!
 //! Owns the selection of rows; expressions are the planner's.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow::compute::{filter_record_batch, prep_null_mask_filter};
 use arrow::error::ArrowError;
 
+use crate::batch::Batch;
 use crate::graph::{Calc, ExpressionError};
 
 /// A calculation failed on data.
@@ -19,21 +22,30 @@ pub enum CalcError {
     Arrow(#[from] ArrowError),
 }
 
-/// Applies a calculation; `None` if no row is left.
+/// Applies a calculation; `None` if no row is left. Hashes stay with their rows.
 ///
 /// # Errors
 /// See [`CalcError`].
-pub fn apply(calc: &Calc, batch: &RecordBatch) -> Result<Option<RecordBatch>, CalcError> {
+pub fn apply(calc: &Calc, batch: &Batch) -> Result<Option<Batch>, CalcError> {
     let Some(filter) = &calc.filter else {
-        return project(calc, batch).map(Some);
+        let rows = project(calc, &batch.rows)?;
+        return Ok(Some(Batch { rows, hashes: batch.hashes.clone(), partial: false }));
     };
-    let mask = filter.evaluate(batch)?;
+    let mask = filter.evaluate(&batch.rows)?;
+    let mask = mask.as_boolean();
+    let Some(rows) = kept(calc, mask, &batch.rows)? else { return Ok(None) };
+    let hashes = batch.hashes.as_ref().map(|hashes| select_hashes(mask, hashes));
+    Ok(Some(Batch { rows, hashes, partial: false }))
+}
+
+/// The projection of the rows for which `mask` is true.
+fn kept(calc: &Calc, mask: &BooleanArray, batch: &RecordBatch) -> Result<Option<RecordBatch>, CalcError> {
     // Columns that are not given on need not be filtered; only another expression might read them.
     if let Some(columns) = calc.projection.iter().map(|expr| expr.as_column()).collect::<Option<Vec<_>>>() {
-        let Some(kept) = select(mask.as_boolean(), &batch.project(&columns)?)? else { return Ok(None) };
+        let Some(kept) = select(mask, &batch.project(&columns)?)? else { return Ok(None) };
         return Ok(Some(with_schema(calc, kept.columns().to_vec(), kept.num_rows())?));
     }
-    match select(mask.as_boolean(), batch)? {
+    match select(mask, batch)? {
         Some(kept) => project(calc, &kept).map(Some),
         None => Ok(None),
     }
@@ -65,10 +77,16 @@ pub(crate) fn select(mask: &BooleanArray, batch: &RecordBatch) -> Result<Option<
     filter_record_batch(batch, &mask).map(Some)
 }
 
+/// The hashes of the rows for which `mask` is true.
+pub(crate) fn select_hashes(mask: &BooleanArray, hashes: &Arc<[u64]>) -> Arc<[u64]> {
+    if mask.true_count() == hashes.len() {
+        return Arc::clone(hashes);
+    }
+    mask.iter().zip(hashes.iter()).filter(|(kept, _)| *kept == Some(true)).map(|(_, hash)| *hash).collect()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use arrow::array::Int64Array;
     use arrow::datatypes::{DataType, Field, Int64Type, Schema};
 
@@ -99,7 +117,10 @@ mod tests {
         let batch = RecordBatch::try_new(schema(true), vec![Arc::new(Int64Array::from(values))]).unwrap();
         let projection: Vec<ExprRef> = vec![Arc::new(Column(0))];
         let calc = Calc { filter: Some(Arc::new(Mask(mask))), projection, schema: schema(nullable) };
-        apply(&calc, &batch).unwrap()
+        let hashes = Some((0..batch.num_rows() as u64).collect());
+        let kept = apply(&calc, &Batch { rows: batch, hashes, partial: false }).unwrap()?;
+        assert_eq!(kept.hashes.unwrap().len(), kept.rows.num_rows(), "a hash for every row");
+        Some(kept.rows)
     }
 
     fn run(mask: Vec<Option<bool>>) -> Option<RecordBatch> {

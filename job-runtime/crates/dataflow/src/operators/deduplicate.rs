@@ -17,6 +17,7 @@ use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 
+use super::placing::Placing;
 use super::{StateSize, Stateful, calc};
 use crate::batch::Batch;
 use crate::columns::native_values;
@@ -62,8 +63,7 @@ pub struct Deduplicate {
     keys: Vec<usize>,
     encoder: KeyEncoder,
     schema: SchemaRef,
-    /// True if batches come with the hashes of our keys.
-    hashed: bool,
+    placing: Placing,
     scope: Scope,
     seen: ValueState,
     /// In event time only.
@@ -86,7 +86,7 @@ struct Held {
 }
 
 impl Deduplicate {
-    /// For a node of the graph. `hashed` says that batches come with the hashes of this node's keys.
+    /// For a node of the graph, whose keys are placed as `placing` says.
     ///
     /// # Errors
     /// When a column is of a type that the engine does not know.
@@ -95,7 +95,7 @@ impl Deduplicate {
         spec: &DeduplicateNode,
         shards: Shards,
         owned: &[ShardId],
-        hashed: bool,
+        placing: Placing,
     ) -> Result<Self, DeduplicateError> {
         let schema = &node.schema;
         let columns = match spec.first {
@@ -114,7 +114,14 @@ impl Deduplicate {
             map_keys: Vec::new(),
             values: described(&columns),
         };
-        let scope = Scope::new(ScopeConfig { uid: node.uid, shards, owned, ttl: spec.ttl, description });
+        let scope = Scope::new(ScopeConfig {
+            uid: node.uid,
+            shards,
+            owned,
+            ttl: spec.ttl,
+            apart: placing.carries(),
+            description,
+        });
         let held = match spec.first {
             FirstBy::Arrival => None,
             FirstBy::EventTime { rowtime } => Some(Held::new(schema, spec, columns, rowtime, &scope)?),
@@ -123,7 +130,7 @@ impl Deduplicate {
             keys: spec.keys.clone(),
             encoder: KeyEncoder::new(schema, &spec.keys)?,
             schema: Arc::clone(schema),
-            hashed,
+            placing,
             seen: ValueState::new(&scope, 0),
             scope,
             held,
@@ -149,17 +156,19 @@ impl Deduplicate {
     ///
     /// # Errors
     /// See [`DeduplicateError`]; the operator is then of no further use.
-    pub fn update(&mut self, batch: &Batch, stores: &Stores) -> Result<Option<RecordBatch>, DeduplicateError> {
+    pub fn update(&mut self, batch: &Batch, stores: &Stores) -> Result<Option<Batch>, DeduplicateError> {
         let rows = &batch.rows;
         let keys = self.encoder.encode(rows);
-        let hashes = match &batch.hashes {
-            Some(hashes) if self.hashed => Arc::clone(hashes),
-            _ => keys.hashes(),
-        };
+        let hashes = self.placing.hashes(batch, &keys);
         self.rows += rows.num_rows() as u64;
         self.seen.find(&self.scope, stores, &keys, &hashes)?;
         match &mut self.held {
-            None => Ok(calc::select(&first_by_arrival(&mut self.seen, &self.scope, rows.num_rows()), rows)?),
+            None => {
+                let first = first_by_arrival(&mut self.seen, &self.scope, rows.num_rows());
+                let Some(rows) = calc::select(&first, rows)? else { return Ok(None) };
+                let hashes = self.placing.carries().then(|| calc::select_hashes(&first, &hashes));
+                Ok(Some(Batch { rows, hashes, partial: false }))
+            }
             Some(held) => {
                 self.late_dropped += held.take(&mut self.seen, &self.scope, rows, (&keys, &hashes))?;
                 Ok(None)
@@ -172,7 +181,7 @@ impl Deduplicate {
     ///
     /// # Errors
     /// See [`DeduplicateError`].
-    pub fn fire_next(&mut self, watermark_ms: i64, stores: &Stores) -> Result<Option<RecordBatch>, DeduplicateError> {
+    pub fn fire_next(&mut self, watermark_ms: i64, stores: &Stores) -> Result<Option<Batch>, DeduplicateError> {
         self.scope.advance(watermark_ms);
         let Some(held) = &mut self.held else { return Ok(None) };
         held.watermark_ms = held.watermark_ms.max(watermark_ms);
@@ -182,13 +191,16 @@ impl Deduplicate {
                 return Ok(None);
             }
             self.seen.find_keys(&self.scope, stores, held.due.keys())?;
-            if let Some(columns) = held.release(&mut self.seen, &self.scope)? {
+            let mut hashes = Vec::new();
+            if let Some(columns) = held.release(&mut self.seen, &self.scope, &mut hashes)? {
                 let mut all: Vec<Option<ArrayRef>> = vec![None; self.schema.fields().len()];
                 let places = held.columns.iter().chain(&self.keys);
                 places.zip(columns).for_each(|(&place, column)| all[place] = Some(column));
                 let all = all.into_iter().collect::<Option<Vec<_>>>();
                 let all = all.expect("every column is the time, a key or one of the rest");
-                return Ok(Some(RecordBatch::try_new(Arc::clone(&self.schema), all)?));
+                let rows = RecordBatch::try_new(Arc::clone(&self.schema), all)?;
+                let hashes = self.placing.carries().then(|| hashes.into());
+                return Ok(Some(Batch { rows, hashes, partial: false }));
             }
         }
     }
@@ -293,8 +305,14 @@ impl Held {
         Ok(late)
     }
 
-    /// The rows of the timers that are due, whose keys were found: the held columns, then the keys. Their keys are remembered from now on.
-    fn release(&self, seen: &mut ValueState, scope: &Scope) -> Result<Option<Vec<ArrayRef>>, DeduplicateError> {
+    /// The rows of the timers that are due, whose keys were found: the held columns, then the keys; `hashes` gets those of the keys. The keys are
+    /// remembered from now on.
+    fn release(
+        &self,
+        seen: &mut ValueState,
+        scope: &Scope,
+        hashes: &mut Vec<u64>,
+    ) -> Result<Option<Vec<ArrayRef>>, DeduplicateError> {
         let (mut rows, mut ends, mut keys) = (Vec::new(), Vec::new(), Vec::new());
         for at in 0..self.due.len() {
             let slot = seen.slot(at);
@@ -303,6 +321,7 @@ impl Held {
                     rows.extend_from_slice(held);
                     ends.push(rows.len());
                     keys.push(self.due.key(at));
+                    hashes.push(self.due.hash(at));
                 }
                 Some(_) | None => continue,
             }

@@ -39,6 +39,7 @@ use arrow::datatypes::{DataType, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use super::StateSize;
+use super::placing::Placing;
 use crate::batch::Batch;
 use crate::graph::{Node, OperatorUid, WindowAggregateNode, WindowKind};
 use crate::key::{KeyDecoder, KeyEncoder, KeyGroup, KeyGroupSet, ShardId, Shards, UnsupportedKey, group_of};
@@ -132,8 +133,7 @@ pub struct WindowAggregate {
     /// Of the keys of partial aggregates, which come first there.
     partial_encoder: KeyEncoder,
     decoder: KeyDecoder,
-    /// True if batches come with the hashes of our keys.
-    hashed: bool,
+    placing: Placing,
     calls: Vec<Call>,
     schema: SchemaRef,
     shards: Shards,
@@ -172,7 +172,7 @@ struct Note {
 }
 
 impl WindowAggregate {
-    /// For a node of the graph that reads rows of `input`. `hashed` says that batches come with the hashes of this node's keys.
+    /// For a node of the graph that reads rows of `input`, whose keys are placed as `placing` says.
     ///
     /// # Errors
     /// When a key or an aggregate is of a type that the engine does not know.
@@ -182,7 +182,7 @@ impl WindowAggregate {
         input: &Schema,
         shards: Shards,
         owned: &[ShardId],
-        hashed: bool,
+        placing: Placing,
     ) -> Result<Self, WindowError> {
         let first = spec.keys.len() + 2;
         if node.schema.fields().len() != first + spec.aggregates.len() {
@@ -198,7 +198,7 @@ impl WindowAggregate {
             encoder: KeyEncoder::new(input, &spec.keys)?,
             partial_encoder: partial::key_encoder(spec, input)?,
             decoder: KeyDecoder::new(input, &spec.keys)?,
-            hashed,
+            placing,
             calls: spec.aggregates.iter().enumerate().map(call).collect::<Result<_, _>>()?,
             schema: Arc::clone(&node.schema),
             shards,
@@ -241,10 +241,7 @@ impl WindowAggregate {
             return Ok(());
         }
         let Input { times, keys, arguments } = self.input(batch)?;
-        let hashes = match &batch.hashes {
-            Some(hashes) if self.hashed => Arc::clone(hashes),
-            _ => keys.hashes(),
-        };
+        let hashes = self.placing.hashes(batch, &keys);
         for (end, rows) in split_by_window(self.window, &times) {
             // A row is late if its window's last moment is not after the watermark, or its shard emitted the window before a restart.
             if end <= self.watermark_ms.saturating_add(1) {

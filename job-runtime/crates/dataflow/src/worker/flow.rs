@@ -15,6 +15,7 @@ use crate::shuffle::{Gate, Outbox};
 use crate::sink::{EncodedRows, SinkChunk, SinkEncoder, SinkPayload};
 use crate::state::{ChangeBatch, Stores};
 use crate::watermark::{EventTime, MinOfInputs};
+use crate::worker::busy::Busy;
 use crate::worker::commits::Commits;
 use crate::worker::{CommitId, NodeProgress, WorkerError};
 
@@ -151,6 +152,7 @@ pub(super) struct Flow {
     pub(super) stores: Stores,
     /// How many bytes of state should be in memory at most.
     pub(super) state_budget: u64,
+    pub(super) busy: Busy,
 }
 
 impl Exchange {
@@ -183,6 +185,13 @@ impl Flow {
     }
 
     fn deliver(&mut self, port: Port, element: Element) -> Result<(), WorkerError> {
+        let caller = self.busy.enter(port.node);
+        let done = self.take(port, element);
+        self.busy.leave(caller);
+        done
+    }
+
+    fn take(&mut self, port: Port, element: Element) -> Result<(), WorkerError> {
         let node = &mut self.nodes[port.node];
         if let Role::Exchange(exchange) = &mut node.role
             && !matches!(element, Element::Batch(_))
@@ -210,9 +219,7 @@ impl Flow {
         node.rows_in += batch.rows.num_rows() as u64;
         let output = match &mut node.role {
             Role::Source => None,
-            Role::Calc(calc) => {
-                calc::apply(calc, &batch.rows).map_err(|e| WorkerError::calc(&node.name, e))?.map(Batch::new)
-            }
+            Role::Calc(calc) => calc::apply(calc, &batch).map_err(|e| WorkerError::calc(&node.name, e))?,
             Role::LocalExchange(keys) => {
                 let hashes = keys.encode(&batch.rows).hashes();
                 Some(Batch { rows: batch.rows, hashes: Some(hashes), partial: false })
@@ -231,10 +238,11 @@ impl Flow {
             }
             Role::Deduplicate(deduplicate) => {
                 let first = deduplicate.update(&batch, &self.stores);
-                first.map_err(|e| WorkerError::deduplicate(&node.name, e))?.map(Batch::new)
+                first.map_err(|e| WorkerError::deduplicate(&node.name, e))?
             }
-            // Behind a union the hashes of an exchange say nothing: each input may have come through another one.
-            Role::Union => Some(Batch::new(batch.rows)),
+            // Behind a union the hashes of an exchange say nothing of keys: each input may have come through another one. Where they are
+            // relied upon, all inputs are of one source.
+            Role::Union => Some(Batch { rows: batch.rows, hashes: batch.hashes, partial: false }),
             Role::Sink(_) => return self.encode(index, &batch),
         };
         match output {
@@ -276,7 +284,7 @@ impl Flow {
     pub(super) fn advance(&mut self, index: usize, time: EventTime) -> Result<(), WorkerError> {
         loop {
             let node = &mut self.nodes[index];
-            let rows = match &mut node.role {
+            let batch = match &mut node.role {
                 Role::Window(window) => {
                     let rows = window.fire_next(time.watermark_ms, &self.stores);
                     rows.map_err(|error| WorkerError::window(&node.name, error))?
@@ -292,8 +300,8 @@ impl Flow {
                 | Role::Union
                 | Role::Sink(_) => None,
             };
-            match rows {
-                Some(rows) => self.emit(index, Element::Batch(Batch::new(rows)))?,
+            match batch {
+                Some(batch) => self.emit(index, Element::Batch(batch))?,
                 None => break,
             }
         }
@@ -411,13 +419,14 @@ impl Flow {
     }
 
     pub(super) fn progress(&self) -> Vec<NodeProgress> {
-        let node = |node: &NodeState| {
+        let node = |(index, node): (usize, &NodeState)| {
             let state = node.role.stateful().map(Stateful::size).unwrap_or_default();
             NodeProgress {
                 node: node.id,
                 rows_in: node.rows_in,
                 rows_out: node.rows_out,
                 late_dropped: state.late_dropped,
+                busy_ns: self.busy.spent_ns(index),
                 watermark_ms: node.time.combined().known(),
                 state_entries: state.entries,
                 state_bytes: state.bytes,
@@ -426,6 +435,6 @@ impl Flow {
                 state_evictions: state.evictions,
             }
         };
-        self.nodes.iter().map(node).collect()
+        self.nodes.iter().enumerate().map(node).collect()
     }
 }

@@ -10,9 +10,9 @@ use crate::batch::{Batch, Element};
 use crate::columns::native_values;
 use crate::exchange::QueueReceiver;
 use crate::graph::{NodeId, SourceNode};
-use crate::key::ShardId;
+use crate::key::{KeyGroup, ShardId};
 use crate::operators::calc;
-use crate::source::{PartitionId, SourcePartition, SourcePoll, SourcePosition};
+use crate::source::{PartitionId, Reached, SourcePartition, SourcePoll};
 use crate::state::ChangeBatch;
 use crate::watermark::{END_OF_TIME, SourceWatermarks};
 use crate::worker::flow::{Flow, Reach};
@@ -41,12 +41,16 @@ pub(super) struct SourceInput {
     pub(super) partitions: Vec<Partition>,
     /// More partitions may be added.
     pub(super) growing: bool,
+    /// The plan relies on its partitions: none may be added to those that were counted.
+    pub(super) counted: bool,
     pub(super) times: SourceWatermarks,
     /// Barriers that could not be sent yet. While there is one, nothing is read: it stands behind what was read before it came.
     pub(super) barriers: VecDeque<CommitId>,
 }
 
 pub(super) struct Partition {
+    /// Where the state of its rows' keys lies, if the plan relies on the partitions.
+    group: Option<KeyGroup>,
     /// `None` if the source is growing, the partition is at its end, and the commit with its last position is begun.
     source: Option<Box<dyn SourcePartition>>,
     ended: bool,
@@ -56,13 +60,20 @@ pub(super) struct Partition {
 
 impl Partition {
     pub(super) fn new(source: Box<dyn SourcePartition>) -> Self {
-        Self { source: Some(source), ended: false, moved: true }
+        Self { group: source.key_group(), source: Some(source), ended: false, moved: true }
     }
 }
 
 impl Root {
     /// Moves a bounded number of elements; true if something moved.
     pub(super) fn run(&mut self, flow: &mut Flow, max_rows: usize, now_ms: u64) -> Result<bool, WorkerError> {
+        let outside = flow.busy.enter(self.node);
+        let moved = self.take(flow, max_rows, now_ms);
+        flow.busy.leave(outside);
+        moved
+    }
+
+    fn take(&mut self, flow: &mut Flow, max_rows: usize, now_ms: u64) -> Result<bool, WorkerError> {
         match &mut self.input {
             Input::Source(source) => source.run(self.node, &self.reach, flow, max_rows, now_ms),
             Input::Exchange(queues, None) => drain(queues, self.node, &self.reach, flow, &mut Vec::new),
@@ -84,7 +95,7 @@ impl Root {
     }
 
     /// Where the partitions stand that have moved since the last call.
-    pub(super) fn take_moved(&mut self) -> Vec<(NodeId, PartitionId, SourcePosition)> {
+    pub(super) fn take_moved(&mut self) -> Vec<(NodeId, PartitionId, Reached)> {
         let node = NodeId(self.node as u32);
         match &mut self.input {
             Input::Source(source) => source.take_moved(node),
@@ -95,7 +106,7 @@ impl Root {
     /// Adds a partition; false if there is no place for one here.
     pub(super) fn add(&mut self, partition: Box<dyn SourcePartition>) -> bool {
         match &mut self.input {
-            Input::Source(source) if source.growing => source.add(partition),
+            Input::Source(source) if source.growing && !source.counted => source.add(partition),
             Input::Source(_) | Input::Exchange(..) => return false,
         }
         true
@@ -166,12 +177,14 @@ fn drain(
 }
 
 impl SourceInput {
-    fn take_moved(&mut self, node: NodeId) -> Vec<(NodeId, PartitionId, SourcePosition)> {
+    fn take_moved(&mut self, node: NodeId) -> Vec<(NodeId, PartitionId, Reached)> {
         let mut out = Vec::new();
-        for partition in self.partitions.iter_mut().filter(|partition| partition.moved) {
+        let moved = self.partitions.iter_mut().enumerate().filter(|(_, partition)| partition.moved);
+        for (index, partition) in moved {
             partition.moved = false;
             if let Some(source) = &partition.source {
-                out.push((node, source.id().clone(), source.position()));
+                let reached = Reached { position: source.position(), watermark_ms: self.times.reached(index) };
+                out.push((node, source.id().clone(), reached));
             }
             // Its memory and its threads are given back, and its place to another.
             if partition.ended && self.growing {
@@ -182,9 +195,9 @@ impl SourceInput {
     }
 
     fn add(&mut self, source: Box<dyn SourcePartition>) {
-        let partition = Partition::new(source);
         let free = self.partitions.iter().position(|old| old.source.is_none());
-        self.times.add(free.unwrap_or(self.partitions.len()));
+        self.times.add(free.unwrap_or(self.partitions.len()), source.known_ms());
+        let partition = Partition::new(source);
         match free {
             Some(place) => self.partitions[place] = partition,
             None => self.partitions.push(partition),
@@ -282,7 +295,10 @@ impl SourceInput {
         let state = &mut flow.nodes[node];
         state.rows_in += decoded.num_rows() as u64;
         let rows = match &self.spec.computed {
-            Some(computed) => calc::apply(computed, &decoded).map_err(|e| WorkerError::calc(&state.name, e))?,
+            Some(computed) => {
+                let made = calc::apply(computed, &Batch::new(decoded));
+                made.map_err(|e| WorkerError::calc(&state.name, e))?.map(|batch| batch.rows)
+            }
             None => Some(decoded),
         };
         let Some(rows) = rows else { return Ok(()) };
@@ -295,7 +311,9 @@ impl SourceInput {
             }
             None => None,
         };
-        flow.emit(node, Element::Batch(Batch::new(rows)))?;
+        let group = self.partitions[index].group;
+        let hashes = group.map(|group| vec![u64::from(group.0); rows.num_rows()].into());
+        flow.emit(node, Element::Batch(Batch { rows, hashes, partial: false }))?;
         self.times.on_rows(index, watermark);
         Ok(())
     }

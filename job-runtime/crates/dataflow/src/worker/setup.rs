@@ -9,13 +9,16 @@ use crate::exchange::{ExchangePorts, Splitter};
 use crate::graph::{JobGraph, Node, NodeId, NodeKind, OperatorUid, WindowAggregateNode};
 use crate::key::{KeyEncoder, ShardId};
 use crate::operators::deduplicate::Deduplicate;
+use crate::operators::placing::Placing;
 use crate::operators::window::WindowAggregate;
 use crate::operators::window::partial::{self, Preaggregate};
+use crate::placement::{Placement, Spreads, relied_upon};
 use crate::shuffle::{OTHER_POD, Outbox, Place, SlotTimes, block};
 use crate::sink::SinkEncoder;
 use crate::source::SourcePartition;
 use crate::state::Stores;
 use crate::watermark::{MinOfInputs, SourceWatermarks};
+use crate::worker::busy::Busy;
 use crate::worker::commits::Commits;
 use crate::worker::flow::{Alignment, Exchange, Flow, NodeState, Port, Reach, Role};
 use crate::worker::root::{Input, Partition, Root, SourceInput};
@@ -38,7 +41,8 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         match (&node.kind, receivers) {
             (NodeKind::Source(spec), _) => {
                 let growing = config.growing.contains(&node.id);
-                let input = source_input(spec.clone(), node.id, &mut config.sources, growing);
+                let mut input = source_input(spec.clone(), node.id, &mut config.sources, growing);
+                input.counted = relied_upon(&graph, node.id);
                 inputs.push((node.id, Input::Source(Box::new(input))));
             }
             (_, Some(receivers)) => inputs.push((node.id, Input::Exchange(receivers, shuffle))),
@@ -53,6 +57,7 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         gate: config.gate,
         stores: Stores::new(config.shards, config.stores),
         state_budget: config.state_budget,
+        busy: Busy::default(),
     };
     restore(&mut flow)?;
     let root = |(id, input): (NodeId, Input)| {
@@ -99,6 +104,7 @@ fn check(config: &WorkerConfig) -> Result<(), WorkerError> {
     if config.exchange.exchanges.len() != expected {
         return fail("the exchange ports were made for another graph or number of workers".to_owned());
     }
+    check_partitions(config)?;
     check_stores(config)
 }
 
@@ -142,13 +148,13 @@ fn role(
             }
         }
         (NodeKind::WindowAggregate(spec), Some(input)) => {
-            let hashed = hashed(node, input, &spec.keys, config)?;
-            let window = WindowAggregate::new(node, spec, &input.schema, config.shards, &owned(config), hashed);
+            let placing = placing(node, input, config)?;
+            let window = WindowAggregate::new(node, spec, &input.schema, config.shards, &owned(config), placing);
             Role::Window(Box::new(window.map_err(|e| WorkerError::window(&node.name, e))?))
         }
         (NodeKind::Deduplicate(spec), Some(input)) => {
-            let hashed = hashed(node, input, &spec.keys, config)?;
-            let deduplicate = Deduplicate::new(node, spec, config.shards, &owned(config), hashed);
+            let placing = placing(node, input, config)?;
+            let deduplicate = Deduplicate::new(node, spec, config.shards, &owned(config), placing);
             Role::Deduplicate(Box::new(deduplicate.map_err(|e| WorkerError::deduplicate(&node.name, e))?))
         }
         (NodeKind::Union, _) => Role::Union,
@@ -159,15 +165,46 @@ fn role(
     })
 }
 
-/// True if batches of `input` come with the hashes of `keys`: those of an exchange are of the same keys only if it has the same. With several
-/// workers or pods they must.
-fn hashed(node: &Node, input: &Node, keys: &[usize], config: &WorkerConfig) -> Result<bool, WorkerError> {
-    let hashed = matches!(&input.kind, NodeKind::Exchange(exchange) if exchange.keys == keys);
-    if !hashed && (config.workers > 1 || config.shuffle.is_some()) {
-        let message = format!("{} must read an exchange by its own keys", node.name);
-        return Err(WorkerError::config(config.index, message));
+/// How a node with state finds the key groups of its keys. With several workers or pods the graph must have brought the rows of one key together.
+fn placing(node: &Node, input: &Node, config: &WorkerConfig) -> Result<Placing, WorkerError> {
+    let exchanged = matches!(input.kind, NodeKind::Exchange(_));
+    Ok(match Spreads::of(&config.graph).of_state(node) {
+        // Only behind the exchange itself are the hashes those of the keys.
+        Some(Placement::Key) => {
+            if exchanged {
+                Placing::Given
+            } else {
+                Placing::Own
+            }
+        }
+        Some(Placement::Columns(columns)) => {
+            let encoder = KeyEncoder::new(&input.schema, &columns).map_err(|e| WorkerError::key(&node.name, e))?;
+            Placing::Columns(encoder)
+        }
+        Some(Placement::Partition(_)) => Placing::Carried,
+        None if config.workers > 1 || config.shuffle.is_some() => {
+            let message = format!("{} must read an exchange by its own keys, or by some of them", node.name);
+            return Err(WorkerError::config(config.index, message));
+        }
+        None => Placing::Own,
+    })
+}
+
+/// Where the plan relies on a source's partitions, each must have a key group that this worker owns: its rows meet their state there.
+fn check_partitions(config: &WorkerConfig) -> Result<(), WorkerError> {
+    for (node, partition) in config.sources.iter().filter(|(node, _)| relied_upon(&config.graph, *node)) {
+        let group = partition.key_group();
+        let owner = group.map(|group| config.owner[usize::from(config.shards.shard_of(group).0)]);
+        if owner != Some(config.index) {
+            let message = format!(
+                "partition {} of node {} is read here, and its key group is another worker's: {group:?}",
+                partition.id().0,
+                node.0
+            );
+            return Err(WorkerError::config(config.index, message));
+        }
     }
-    Ok(hashed)
+    Ok(())
 }
 
 fn take_encoder(encoders: &mut Vec<(NodeId, Box<dyn SinkEncoder>)>, node: NodeId) -> Option<Box<dyn SinkEncoder>> {
@@ -183,17 +220,19 @@ fn source_input(
 ) -> SourceInput {
     let (own, others): (Vec<_>, Vec<_>) = std::mem::take(sources).into_iter().partition(|(id, _)| *id == node);
     *sources = others;
-    let partitions: Vec<_> = own.into_iter().map(|(_, source)| Partition::new(source)).collect();
     let idle_timeout = spec.watermark.as_ref().and_then(|w| w.idle_timeout);
-    let times = SourceWatermarks::new(partitions.len(), idle_timeout, growing);
-    SourceInput { spec, partitions, growing, times, barriers: VecDeque::new() }
+    let mut times = SourceWatermarks::new(idle_timeout, growing);
+    own.iter().enumerate().for_each(|(place, (_, source))| times.add(place, source.known_ms()));
+    let partitions: Vec<_> = own.into_iter().map(|(_, source)| Partition::new(source)).collect();
+    SourceInput { spec, partitions, growing, counted: false, times, barriers: VecDeque::new() }
 }
 
-/// The window aggregate behind an exchange, if it is all that reads it: then rows for other pods are aggregated first.
+/// The window aggregate by the keys of an exchange behind it, if it is all that reads it: then rows for other pods are aggregated first.
 fn aggregated<'a>(exchange: &Node, graph: &'a JobGraph) -> Option<(&'a Node, &'a WindowAggregateNode)> {
     let mut readers = graph.nodes.iter().filter(|node| node.inputs.contains(&exchange.id));
+    let same = |keys: &[usize]| matches!(&exchange.kind, NodeKind::Exchange(exchange) if exchange.keys == keys);
     match (readers.next().map(|node| (node, &node.kind)), readers.next()) {
-        (Some((node, NodeKind::WindowAggregate(spec))), None) => Some((node, spec)),
+        (Some((node, NodeKind::WindowAggregate(spec))), None) if same(&spec.keys) => Some((node, spec)),
         _ => None,
     }
 }

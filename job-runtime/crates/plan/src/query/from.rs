@@ -94,6 +94,9 @@ impl QueryPlanner<'_> {
             }
             return Ok(relation);
         }
+        if self.broken.iter().any(|view| view == wanted) {
+            return Err(Diagnostic::consequence(self.span(name)));
+        }
         match self.tables.iter().position(|def| def.table.name == wanted) {
             Some(table) => Ok(self.scan(table)),
             None => Err(self.no_table(ident, "table or view")),

@@ -26,6 +26,7 @@ impl QueryPlanner<'_> {
         let relation = self.query(&insert.query)?;
         self.settled(&relation)?;
         let table = &self.tables[table];
+        keeps_distribution(insert, table)?;
         let values = self.sink_values(insert, table, &relation)?;
         let name = table.table.name.clone();
         let output = schema(table.table.physical.fields().iter().map(|f| (f.name().clone(), f.data_type().clone())));
@@ -132,6 +133,30 @@ impl QueryPlanner<'_> {
         }
         self.places.span(select.projection.get(position)?.span())
     }
+}
+
+/// A table says where its rows are: what is written to it must be there. A record's key decides its partition.
+fn keeps_distribution(insert: &Insert, table: &TableDef) -> Bound<()> {
+    let Some(declared) = &table.distribution else { return Ok(()) };
+    let option = table.table.options.iter().find(|option| option.key == "key.fields");
+    let fields =
+        option.iter().flat_map(|option| option.value.split(';').map(str::trim)).filter(|name| !name.is_empty());
+    let (mut fields, mut columns): (Vec<&str>, Vec<&str>) =
+        (fields.collect(), declared.columns.iter().map(String::as_str).collect());
+    [&mut fields, &mut columns].into_iter().for_each(|names| names.sort_unstable());
+    if fields == columns {
+        return Ok(());
+    }
+    let name = &table.table.name;
+    let message = format!(
+        "`{name}` is DISTRIBUTED BY ({}), and rows that are written to it would not be",
+        declared.columns.join(", ")
+    );
+    let help = format!(
+        "make these columns the record's key: 'key.fields' = '{}', 'key.format' = 'json'; or leave `DISTRIBUTED BY` out",
+        declared.columns.join(";")
+    );
+    Err(Diagnostic::at(insert.span, message).help(help))
 }
 
 /// A column's name as it may stand in the help; expressions have none.

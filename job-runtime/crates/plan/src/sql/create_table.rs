@@ -5,9 +5,12 @@ use sqlparser::tokenizer::Token;
 
 use super::parser::{AFTER_TYPE, Read, Reader, word};
 use super::types::{self, SqlType};
-use super::{Column, ColumnKind, CreateTable, Watermark};
+use super::{Column, ColumnKind, CreateTable, Distributed, Watermark};
 use crate::TableOption;
 use crate::diagnostic::Diagnostic;
+
+/// Partitions have a key group each, if the plan relies on them: there are so many.
+const MOST_BUCKETS: u32 = dataflow::key::KEY_GROUPS as u32;
 
 impl Reader<'_, '_> {
     /// Behind `CREATE TABLE`.
@@ -21,6 +24,7 @@ impl Reader<'_, '_> {
             columns: Vec::new(),
             watermark: None,
             primary_key: Vec::new(),
+            distribution: None,
             options: Vec::new(),
         };
         self.refuse("LIKE", "`CREATE TABLE ... LIKE`", "write the columns and options out")?;
@@ -35,8 +39,8 @@ impl Reader<'_, '_> {
         if self.accept("COMMENT") {
             self.string()?;
         }
+        table.distribution = self.distribution()?;
         self.refuse("PARTITIONED", "`PARTITIONED BY`", "leave it out")?;
-        self.refuse("DISTRIBUTED", "`DISTRIBUTED BY`", "leave it out")?;
         if !self.peek_is("WITH") {
             let token = self.parser.peek_token();
             return Err(self.expected("`WITH ('connector' = '...')`", &token).help(
@@ -64,14 +68,14 @@ impl Reader<'_, '_> {
             (Some("WATERMARK"), Some("FOR")) => self.watermark(table),
             (Some("PRIMARY"), Some("KEY")) => {
                 self.primary_key_words()?;
-                let columns = self.primary_key_columns()?;
+                let columns = self.names()?;
                 self.set_primary_key(table, columns, &token)
             }
             (Some("CONSTRAINT"), Some(_)) => {
                 self.keyword("CONSTRAINT")?;
                 self.identifier()?;
                 self.primary_key_words()?;
-                let columns = self.primary_key_columns()?;
+                let columns = self.names()?;
                 self.set_primary_key(table, columns, &token)
             }
             _ => self.column(table),
@@ -98,13 +102,49 @@ impl Reader<'_, '_> {
         Ok(())
     }
 
+    /// The clause of FLIP-376, if it is there.
+    fn distribution(&mut self) -> Read<Option<Distributed>> {
+        let span = self.span_of(&self.parser.peek_token());
+        if !self.accept("DISTRIBUTED") {
+            return Ok(None);
+        }
+        let form = "write `DISTRIBUTED BY (columns) INTO n BUCKETS`, where n is the topic's number of partitions";
+        let token = self.parser.peek_token();
+        if self.peek_is("INTO") {
+            let message = "`DISTRIBUTED INTO` says nothing of where rows are: the columns are missing";
+            return Err(Diagnostic::at(self.span_of(&token), message).help(form));
+        }
+        self.keyword("BY")?;
+        let token = self.parser.peek_token();
+        if self.accept("RANGE") {
+            return Err(Diagnostic::at(self.span_of(&token), "`DISTRIBUTED BY RANGE` is not supported").help(form));
+        }
+        self.accept("HASH");
+        let columns = self.names()?;
+        if !self.accept("INTO") {
+            let token = self.parser.peek_token();
+            return Err(self.expected("`INTO n BUCKETS`", &token).help(form));
+        }
+        let token = self.parser.next_token();
+        let number = match &token.token {
+            Token::Number(digits, _) => digits.parse().ok().filter(|n| (1..=MOST_BUCKETS).contains(n)),
+            _ => None,
+        };
+        let Some(buckets) = number else {
+            return Err(self.expected(&format!("a number from 1 to {MOST_BUCKETS}"), &token).help(form));
+        };
+        self.keyword("BUCKETS")?;
+        Ok(Some(Distributed { span, columns, buckets }))
+    }
+
     fn primary_key_words(&mut self) -> Read<()> {
         self.refuse("UNIQUE", "`UNIQUE`", "use PRIMARY KEY (...) NOT ENFORCED")?;
         self.keyword("PRIMARY")?;
         self.keyword("KEY")
     }
 
-    fn primary_key_columns(&mut self) -> Read<Vec<Ident>> {
+    /// Names in parentheses.
+    fn names(&mut self) -> Read<Vec<Ident>> {
         self.expect(&Token::LParen)?;
         let mut columns = vec![self.identifier()?];
         while self.parser.consume_token(&Token::Comma) {

@@ -216,3 +216,15 @@ fn several_problems_are_told_at_once() {
     .unwrap_err();
     assert_eq!(problems.items().len(), 2, "{problems}");
 }
+
+#[test]
+fn a_view_that_cannot_be_planned_is_told_once_and_not_again_by_all_who_read_it() {
+    let text = job_file(&format!(
+        "{TABLES}CREATE VIEW wrong AS SELECT nothing FROM orders; CREATE VIEW above AS SELECT * FROM wrong; \
+         INSERT INTO out SELECT * FROM above; INSERT INTO out SELECT * FROM wrong;"
+    ));
+    let problems = plan::plan(&plan::job::read("job.yaml", &text).unwrap()).unwrap_err();
+    let messages: Vec<&str> = problems.items().iter().map(|problem| problem.message.as_str()).collect();
+    assert_eq!(messages.len(), 1, "{messages:?}");
+    assert!(messages[0].contains("nothing"), "{messages:?}");
+}

@@ -64,8 +64,13 @@ pub(crate) fn graph() -> JobGraph {
     let aggregates = vec![call(AggregateFunction::CountStar, None), call(AggregateFunction::Sum, Some(2))];
     let window = WindowKind::Tumble { size_ms: SIZE_MS, offset_ms: 0 };
     let sink = || NodeKind::Sink(SinkNode { table: "output".to_owned() });
-    let source =
-        SourceNode { table: INPUT.to_owned(), decoded: raw.clone(), computed: None, watermark: Some(watermark) };
+    let source = SourceNode {
+        table: INPUT.to_owned(),
+        decoded: raw.clone(),
+        computed: None,
+        watermark: Some(watermark),
+        distribution: None,
+    };
     let mut graph = JobGraph::default();
     let mut add = |inputs: &[u32], schema: &SchemaRef, kind: NodeKind| {
         let id = NodeId(graph.nodes.len() as u32);

@@ -64,6 +64,7 @@ fn graph(ttl: Option<i64>) -> JobGraph {
         decoded: schema(),
         computed: None,
         watermark: Some(WatermarkSpec { rowtime: 2, expr, idle_timeout: None }),
+        distribution: None,
     };
     let sink = || NodeKind::Sink(SinkNode { table: "output".to_owned() });
     let mut graph = JobGraph::default();
@@ -106,7 +107,7 @@ fn run(case: &Case, seed: u64) -> (Vec<Row>, Outcome) {
     let mut random = Random(seed);
     let parts: Vec<Vec<Row>> = (0..3).map(|_| input(&mut random, case.rows, case.keys)).collect();
     let batches = |rows: &Vec<Row>| rows.chunks(17).map(batch).collect::<Vec<_>>().into();
-    let sources = vec![SourceData { node: NodeId(0), partitions: parts.iter().map(batches).collect() }];
+    let sources = vec![SourceData { node: NodeId(0), partitions: parts.iter().map(batches).collect(), groups: vec![] }];
     let harness = Harness {
         graph: Arc::new(graph(case.ttl)),
         sources,
@@ -198,7 +199,7 @@ fn operator(first: FirstBy, ttl: Option<i64>, stores: &Stores) -> Deduplicate {
     let node =
         Node { id: NodeId(0), uid: OperatorUid(20), name: "first".into(), inputs: vec![], schema: schema(), kind };
     let owned: Vec<ShardId> = shards.all().collect();
-    let mut operator = Deduplicate::new(&node, &spec, shards, &owned, false).unwrap();
+    let mut operator = Deduplicate::new(&node, &spec, shards, &owned, Placing::Own).unwrap();
     operator.restore(stores).unwrap();
     operator
 }
@@ -214,14 +215,17 @@ impl Bench {
     /// Rows of one key each, given as key and time; what goes on at once.
     fn give(&mut self, rows: &[(&str, i64)]) -> Vec<Row> {
         let rows: Vec<Row> = rows.iter().map(|(key, time)| (Some(*time), Some((*key).to_owned()), *time)).collect();
-        rows_of(self.operator.update(&Batch::new(batch(&rows)), &self.stores).unwrap().as_slice())
+        let passed = self.operator.update(&Batch::new(batch(&rows)), &self.stores).unwrap();
+        rows_of(passed.map(|batch| batch.rows).as_slice())
     }
 
     /// Times of what goes on at a watermark.
     fn fire(&mut self, watermark_ms: i64) -> Vec<(String, i64)> {
-        let fired: Vec<RecordBatch> =
-            std::iter::from_fn(|| self.operator.fire_next(watermark_ms, &self.stores).unwrap()).collect();
-        rows_of(&fired).into_iter().map(|row| (row.1.unwrap(), row.2)).collect()
+        let fired = std::iter::from_fn(|| self.operator.fire_next(watermark_ms, &self.stores).unwrap());
+        rows_of(&fired.map(|batch| batch.rows).collect::<Vec<_>>())
+            .into_iter()
+            .map(|row| (row.1.unwrap(), row.2))
+            .collect()
     }
 
     fn commit(&mut self) {
@@ -329,9 +333,9 @@ fn rows_come_back_as_they_were() {
     let stores = Bench::new(BY_TIME, None).stores;
     let shards = Shards::new(2).unwrap();
     let owned: Vec<ShardId> = shards.all().collect();
-    let mut operator = Deduplicate::new(&node, &spec, shards, &owned, false).unwrap();
+    let mut operator = Deduplicate::new(&node, &spec, shards, &owned, Placing::Own).unwrap();
     operator.update(&Batch::new(rows.clone()), &stores).unwrap();
-    let out = operator.fire_next(7, &stores).unwrap().unwrap();
+    let out = operator.fire_next(7, &stores).unwrap().unwrap().rows;
     assert_eq!(out.columns()[1..], rows.columns()[1..]);
     let bits = |batch: &RecordBatch| -> Vec<u64> {
         let floats = batch.column(0).as_primitive::<arrow::datatypes::Float64Type>();

@@ -1,31 +1,20 @@
 //! Accumulators in columns: one vector per aggregate, one element per group, updated a batch at a time.
 //!
-//! Owns the arithmetic of the aggregate functions and the stored layout of their state. It knows nothing of keys and windows.
-//!
-//! # Stored layout, version 1 (all little endian)
-//! | aggregate | bytes |
-//! | --- | --- |
-//! | COUNT | count i64 |
-//! | SUM of integers, floats, decimals | seen u8 (0 or 1), sum i64, f64 or i128 |
-//! | AVG of integers and decimals, floats | count i64, sum i128 or f64 |
-//! | MIN, MAX of integers, times, booleans | seen u8, value i64 |
-//! | MIN, MAX of floats, decimals | seen u8, value f64 or i128 |
-//! | MIN, MAX of Utf8 and Binary | seen u8, length u32, bytes |
+//! Owns the arithmetic of the aggregate functions. How their state is stored is in `stored`, how results become columns in `output`. It knows
+//! nothing of keys and windows.
 
+mod output;
 mod partial;
+mod stored;
 
 use std::cmp::Ordering;
-use std::sync::Arc;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, BinaryArray, BooleanArray, Decimal128Array, Float32Array, Float64Array, Int8Array,
-    Int16Array, Int32Array, Int64Array, RecordBatch, StringArray,
-};
+use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::buffer::{BooleanBuffer, ScalarBuffer};
 use arrow::datatypes::DataType;
 
+use super::WindowError;
 use super::groups::{Rows, keep};
-use super::{WindowError, retyped};
 use crate::columns::{ByteValues, Physical, native_values};
 use crate::graph::{AggregateCall, AggregateFunction};
 
@@ -404,180 +393,9 @@ impl Accumulator {
             _ => unreachable!("an accumulator is made for the type of its argument (Call::new)"),
         }
     }
-
-    /// Appends one group's state in the stored layout.
-    pub(super) fn write(&self, group: u32, out: &mut Vec<u8>) {
-        let at = group as usize;
-        match self {
-            Self::Count(count) => out.extend_from_slice(&count[at].to_le_bytes()),
-            Self::SumInt(v) | Self::ExtremeInt(v, _) => {
-                write_seen(v, at, out, |v, out| out.extend_from_slice(&v.to_le_bytes()))
-            }
-            Self::SumFloat(v) | Self::ExtremeFloat(v, _) => {
-                write_seen(v, at, out, |v, out| out.extend_from_slice(&v.to_le_bytes()));
-            }
-            Self::SumDecimal(v) | Self::ExtremeDecimal(v, _) => {
-                write_seen(v, at, out, |v, out| out.extend_from_slice(&v.to_le_bytes()));
-            }
-            Self::AvgExact(count, sum) => {
-                out.extend_from_slice(&count[at].to_le_bytes());
-                out.extend_from_slice(&sum[at].to_le_bytes());
-            }
-            Self::AvgFloat(count, sum) => {
-                out.extend_from_slice(&count[at].to_le_bytes());
-                out.extend_from_slice(&sum[at].to_le_bytes());
-            }
-            Self::ExtremeBytes(v, _) => write_seen(v, at, out, |v, out| {
-                out.extend_from_slice(&(v.len() as u32).to_le_bytes());
-                out.extend_from_slice(v);
-            }),
-        }
-    }
-
-    /// Reads one group's state; takes it off the front of `stored`.
-    pub(super) fn read(&mut self, group: u32, stored: &mut &[u8]) -> Result<(), WindowError> {
-        let at = group as usize;
-        match self {
-            Self::Count(count) => count[at] = i64::from_le_bytes(take(stored)?),
-            Self::SumInt(v) | Self::ExtremeInt(v, _) => read_seen(v, at, stored, |s| Ok(i64::from_le_bytes(take(s)?)))?,
-            Self::SumFloat(v) | Self::ExtremeFloat(v, _) => {
-                read_seen(v, at, stored, |s| Ok(f64::from_le_bytes(take(s)?)))?;
-            }
-            Self::SumDecimal(v) | Self::ExtremeDecimal(v, _) => {
-                read_seen(v, at, stored, |s| Ok(i128::from_le_bytes(take(s)?)))?;
-            }
-            Self::AvgExact(count, sum) => {
-                count[at] = i64::from_le_bytes(take(stored)?);
-                sum[at] = i128::from_le_bytes(take(stored)?);
-            }
-            Self::AvgFloat(count, sum) => {
-                count[at] = i64::from_le_bytes(take(stored)?);
-                sum[at] = f64::from_le_bytes(take(stored)?);
-            }
-            Self::ExtremeBytes(v, _) => read_seen(v, at, stored, |s| {
-                let length = u32::from_le_bytes(take(s)?) as usize;
-                let (value, rest) = s.split_at_checked(length).ok_or_else(short)?;
-                *s = rest;
-                Ok(value.to_vec())
-            })?,
-        }
-        Ok(())
-    }
-
-    /// The results of groups, in their order.
-    pub(super) fn finish(&self, order: &[u32], call: &Call) -> Result<ArrayRef, WindowError> {
-        let at = |group: u32| group as usize;
-        Ok(match self {
-            Self::Count(count) => Arc::new(order.iter().map(|&g| count[at(g)]).collect::<Int64Array>()),
-            Self::SumInt(sum) => Arc::new(order.iter().map(|&g| sum.get(g).copied()).collect::<Int64Array>()),
-            Self::SumFloat(v) => floats(order.iter().map(|&g| v.get(g).copied()), &call.output_type),
-            Self::ExtremeFloat(v, _) => floats(order.iter().map(|&g| v.get(g).copied()), &call.output_type),
-            Self::SumDecimal(v) | Self::ExtremeDecimal(v, _) => {
-                decimals(order.iter().map(|&g| v.get(g).copied()), call)?
-            }
-            Self::AvgExact(count, sum) => match call.kind {
-                Kind::Avg(Number::Decimal) => {
-                    let mean = |&g: &u32| decimal_mean(sum[at(g)], count[at(g)], call);
-                    decimals(order.iter().map(mean).collect::<Result<Vec<_>, _>>()?.into_iter(), call)?
-                }
-                _ => {
-                    let mean = |&g: &u32| (count[at(g)] > 0).then(|| sum[at(g)] as f64 / count[at(g)] as f64);
-                    floats(order.iter().map(mean), &call.output_type)
-                }
-            },
-            Self::AvgFloat(count, sum) => {
-                let mean = |&g: &u32| (count[at(g)] > 0).then(|| sum[at(g)] / count[at(g)] as f64);
-                floats(order.iter().map(mean), &call.output_type)
-            }
-            Self::ExtremeInt(v, _) => ints(order.iter().map(|&g| v.get(g).copied()), &call.output_type)?,
-            Self::ExtremeBytes(v, _) => {
-                let values = order.iter().map(|&g| v.get(g).map(Vec::as_slice));
-                match call.output_type {
-                    DataType::Utf8 => Arc::new(StringArray::try_from_binary(values.collect::<BinaryArray>())?),
-                    _ => Arc::new(values.collect::<BinaryArray>()),
-                }
-            }
-        })
-    }
 }
 
 /// One NaN, one zero.
 fn canonical(value: f64) -> f64 {
     if value.is_nan() { f64::NAN } else { value + 0.0 }
-}
-
-fn write_seen<T>(values: &Seen<T>, at: usize, out: &mut Vec<u8>, write: impl FnOnce(&T, &mut Vec<u8>)) {
-    out.push(u8::from(values.seen[at]));
-    write(&values.value[at], out);
-}
-
-fn read_seen<T>(
-    values: &mut Seen<T>,
-    at: usize,
-    stored: &mut &[u8],
-    read: impl FnOnce(&mut &[u8]) -> Result<T, WindowError>,
-) -> Result<(), WindowError> {
-    values.seen[at] = match take::<1>(stored)? {
-        [0] => false,
-        [1] => true,
-        [other] => return Err(WindowError::damaged(format!("{other} is neither 0 nor 1"))),
-    };
-    values.value[at] = read(stored)?;
-    Ok(())
-}
-
-fn take<const N: usize>(stored: &mut &[u8]) -> Result<[u8; N], WindowError> {
-    let (head, tail) = stored.split_first_chunk::<N>().ok_or_else(short)?;
-    *stored = tail;
-    Ok(*head)
-}
-
-fn short() -> WindowError {
-    WindowError::damaged("an accumulator is cut short")
-}
-
-fn floats(values: impl Iterator<Item = Option<f64>>, output: &DataType) -> ArrayRef {
-    match output {
-        DataType::Float32 => Arc::new(values.map(|v| v.map(|v| v as f32)).collect::<Float32Array>()),
-        _ => Arc::new(values.collect::<Float64Array>()),
-    }
-}
-
-/// Integers back in the type that they came from.
-fn ints(values: impl Iterator<Item = Option<i64>>, output: &DataType) -> Result<ArrayRef, WindowError> {
-    let narrow: ArrayRef = match Physical::of(output) {
-        Some(Physical::Boolean) => return Ok(Arc::new(values.map(|v| v.map(|v| v != 0)).collect::<BooleanArray>())),
-        Some(Physical::Int8) => Arc::new(values.map(|v| v.map(|v| v as i8)).collect::<Int8Array>()),
-        Some(Physical::Int16) => Arc::new(values.map(|v| v.map(|v| v as i16)).collect::<Int16Array>()),
-        Some(Physical::Int32) => Arc::new(values.map(|v| v.map(|v| v as i32)).collect::<Int32Array>()),
-        _ => Arc::new(values.collect::<Int64Array>()),
-    };
-    Ok(retyped(narrow.as_ref(), output)?)
-}
-
-fn decimals(values: impl Iterator<Item = Option<i128>>, call: &Call) -> Result<ArrayRef, WindowError> {
-    let DataType::Decimal128(precision, scale) = call.output_type else { return Err(call.overflow()) };
-    let array = values.collect::<Decimal128Array>().with_precision_and_scale(precision, scale)?;
-    array.validate_decimal_precision(precision).map_err(|_| call.overflow())?;
-    Ok(Arc::new(array))
-}
-
-/// The mean at the output's scale, rounded half away from zero.
-fn decimal_mean(sum: i128, count: i64, call: &Call) -> Result<Option<i128>, WindowError> {
-    let (DataType::Decimal128(_, from), DataType::Decimal128(_, to)) = (&call.input_type, &call.output_type) else {
-        return Err(call.overflow());
-    };
-    if count == 0 {
-        return Ok(None);
-    }
-    let count = i128::from(count);
-    let digits = u32::from(to.abs_diff(*from));
-    // Whole part first, so that only the remainder is widened before it is divided.
-    let scale = 10i128.checked_pow(digits).ok_or_else(|| call.overflow())?;
-    let (whole, rest) = (sum / count, sum % count);
-    let rest = rest.checked_mul(scale).ok_or_else(|| call.overflow())?;
-    let (fraction, rest) = (rest / count, rest % count);
-    let up = if rest.abs() * 2 >= count { rest.signum() } else { 0 };
-    let mean = whole.checked_mul(scale).and_then(|w| w.checked_add(fraction + up));
-    mean.map(Some).ok_or_else(|| call.overflow())
 }

@@ -11,8 +11,10 @@ use arrow::array::{Int64Array, RecordBatch};
 use super::groups::Groups;
 use super::memory::checked;
 use super::{EMIT_ROWS, Open, WindowAggregate, WindowError, retyped, write_state_key};
+use crate::batch::Batch;
 use crate::graph::WindowKind;
-use crate::key::{KEY_GROUPS, KeyGroup, group_of, hash_bytes};
+use crate::key::{KEY_GROUPS, KeyGroup, group_of, hash_bytes, in_group};
+use crate::operators::placing::Placing;
 use crate::state::Stores;
 
 /// A window that is being emitted.
@@ -61,7 +63,7 @@ impl WindowAggregate {
     ///
     /// # Errors
     /// See [`WindowError`].
-    pub fn fire_next(&mut self, watermark_ms: i64, stores: &Stores) -> Result<Option<RecordBatch>, WindowError> {
+    pub fn fire_next(&mut self, watermark_ms: i64, stores: &Stores) -> Result<Option<Batch>, WindowError> {
         self.watermark_ms = self.watermark_ms.max(watermark_ms);
         loop {
             let mut firing = match self.firing.take() {
@@ -93,18 +95,18 @@ impl WindowAggregate {
         Some(Firing::new(end, open))
     }
 
-    fn all_in_memory(&self, firing: &mut Firing) -> Result<Option<RecordBatch>, WindowError> {
+    fn all_in_memory(&self, firing: &mut Firing) -> Result<Option<Batch>, WindowError> {
         let order = &firing.order[firing.at..];
         let order = &order[..order.len().min(EMIT_ROWS)];
         firing.at += order.len();
         match order.is_empty() {
             true => Ok(None),
-            false => self.rows(firing.end, &firing.open.groups, order).map(Some),
+            false => self.batch(firing.end, &firing.open.groups, order).map(Some),
         }
     }
 
     /// Some key groups, whole: what is in memory, and what only the stores have.
-    fn merged(&self, firing: &mut Firing, stores: &Stores) -> Result<Option<RecordBatch>, WindowError> {
+    fn merged(&self, firing: &mut Firing, stores: &Stores) -> Result<Option<Batch>, WindowError> {
         let mut out = Groups::new(&self.encoder, &self.calls);
         while out.len() < EMIT_ROWS && firing.next < KEY_GROUPS {
             let key_group = KeyGroup(firing.next);
@@ -119,12 +121,12 @@ impl WindowAggregate {
                     let key = &key[prefix.len()..];
                     let mut take = || -> Result<(), WindowError> {
                         while let Some((own, value)) = here.next_if(|(own, _)| own.as_slice() < key) {
-                            out.restore(&own, hash_bytes(&own), &value)?;
+                            out.restore(&own, in_group(hash_bytes(&own), key_group), &value)?;
                         }
                         // What is in memory is at least as new.
                         match here.peek().map(|(own, _)| own.as_slice().cmp(key)) {
                             Some(Ordering::Equal) => Ok(()),
-                            _ => restore_stored(&mut out, key_group, key, value),
+                            _ => self.restore_stored(&mut out, key_group, key, value),
                         }
                     };
                     if failed.is_none() {
@@ -135,12 +137,36 @@ impl WindowAggregate {
                     return Err(error);
                 }
             }
-            here.try_for_each(|(own, value)| out.restore(&own, hash_bytes(&own), &value))?;
+            here.try_for_each(|(own, value)| out.restore(&own, in_group(hash_bytes(&own), key_group), &value))?;
         }
         match out.len() as u32 {
             0 => Ok(None),
-            rows => self.rows(firing.end, &out, &(0..rows).collect::<Vec<_>>()).map(Some),
+            rows => self.batch(firing.end, &out, &(0..rows).collect::<Vec<_>>()).map(Some),
         }
+    }
+
+    fn batch(&self, end: i64, groups: &Groups, order: &[u32]) -> Result<Batch, WindowError> {
+        let hashes = self.placing.carries().then(|| order.iter().map(|&group| groups.hash(group)).collect());
+        Ok(Batch { rows: self.rows(end, groups, order)?, hashes, partial: false })
+    }
+
+    /// Takes what only a store has of a group. Where a key lies by its own hash, another place is damage.
+    fn restore_stored(
+        &self,
+        out: &mut Groups,
+        key_group: KeyGroup,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), WindowError> {
+        let hash = hash_bytes(key);
+        match &self.placing {
+            Placing::Given | Placing::Own if group_of(hash) != key_group => {
+                let message = format!("a key of group {} stands in group {}", group_of(hash).0, key_group.0);
+                return Err(WindowError::damaged(message));
+            }
+            Placing::Given | Placing::Own | Placing::Columns(_) | Placing::Carried => {}
+        }
+        out.restore(key, in_group(hash, key_group), checked(value)?)
     }
 
     fn rows(&self, end: i64, groups: &Groups, order: &[u32]) -> Result<RecordBatch, WindowError> {
@@ -190,13 +216,4 @@ fn copied(groups: &Groups, group: u32) -> (Vec<u8>, Vec<u8>) {
     groups.write_key(group, &mut key);
     groups.accumulators().iter().for_each(|a| a.write(group, &mut value));
     (key, value)
-}
-
-fn restore_stored(out: &mut Groups, key_group: KeyGroup, key: &[u8], value: &[u8]) -> Result<(), WindowError> {
-    let hash = hash_bytes(key);
-    if group_of(hash) != key_group {
-        let message = format!("a key of group {} stands in group {}", group_of(hash).0, key_group.0);
-        return Err(WindowError::damaged(message));
-    }
-    out.restore(key, hash, checked(value)?)
 }

@@ -70,7 +70,8 @@ fn operator_of(shards: Shards) -> WindowAggregate {
     let schema = Arc::new(Schema::new(fields));
     let kind = NodeKind::WindowAggregate(spec.clone());
     let node = Node { id: NodeId(0), uid: OperatorUid(20), name: "windows".to_owned(), inputs: vec![], schema, kind };
-    WindowAggregate::new(&node, &spec, &input().schema(), shards, &shards.all().collect::<Vec<_>>(), false).unwrap()
+    WindowAggregate::new(&node, &spec, &input().schema(), shards, &shards.all().collect::<Vec<_>>(), Placing::Own)
+        .unwrap()
 }
 
 /// Stores that hold nothing yet.
@@ -93,7 +94,7 @@ fn update(windows: &mut WindowAggregate, rows: RecordBatch) {
 }
 
 pub(super) fn fire(windows: &mut WindowAggregate, watermark_ms: i64, stores: &Stores) -> Vec<RecordBatch> {
-    std::iter::from_fn(|| windows.fire_next(watermark_ms, stores).unwrap()).collect()
+    std::iter::from_fn(|| windows.fire_next(watermark_ms, stores).unwrap()).map(|batch| batch.rows).collect()
 }
 
 const COMMIT: CommitId = CommitId::FIRST;

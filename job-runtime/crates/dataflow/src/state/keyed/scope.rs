@@ -34,6 +34,8 @@ pub struct ScopeConfig<'a> {
     pub owned: &'a [ShardId],
     /// How long entries live; `None` for ever.
     pub ttl: Option<Duration>,
+    /// Shards have event times of their own, which may be far apart: of those that a worker restores, the least is its time.
+    pub apart: bool,
     /// What entries mean.
     pub description: Description,
 }
@@ -44,6 +46,7 @@ pub struct Scope {
     pub(super) uid: OperatorUid,
     pub(super) shards: Shards,
     ttl_ms: Option<i64>,
+    apart: bool,
     /// Time goes into the notes when it has moved so far.
     step_ms: i64,
     pub(super) time_ms: i64,
@@ -71,6 +74,7 @@ impl Scope {
             uid: config.uid,
             shards: config.shards,
             ttl_ms,
+            apart: config.apart,
             // Copies of the state agree on what is expired as of the last note; a sixteenth more is kept at the most.
             step_ms: ttl_ms.map_or(NEVER, |ttl| (ttl / 16).max(1)),
             time_ms: NO_WATERMARK,
@@ -90,14 +94,17 @@ impl Scope {
     /// # Errors
     /// When a store cannot be read, or has what no operator like this wrote.
     pub fn restore(&mut self, stores: &Stores) -> Result<(), KeyedError> {
+        let mut times = Vec::new();
         for store in stores.iter().filter(|store| store.applied().is_some()) {
             let own = self.restore_shard(store)?;
             if let Some(note) = &own {
-                self.time_ms = self.time_ms.max(note.time_ms);
+                times.push(note.time_ms);
                 store.expire(self.uid, note.time_ms);
             }
             self.notes.insert(store.shard(), own);
         }
+        let time_ms = if self.apart { times.into_iter().min() } else { times.into_iter().max() };
+        self.time_ms = self.time_ms.max(time_ms.unwrap_or(NO_WATERMARK));
         Ok(())
     }
 
@@ -235,5 +242,41 @@ impl Scope {
     #[inline]
     pub(super) fn has_passed(&self, expires: i64) -> bool {
         expires <= self.time_ms && expires != NEVER
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::LogOffset;
+    use crate::testing::{Disk, MemoryStore};
+
+    #[test]
+    fn of_times_that_are_apart_the_least_counts() {
+        let shards = Shards::new(2).unwrap();
+        let disks = [Disk::default(), Disk::default()];
+        let store = |shard: ShardId| MemoryStore::new(shard, disks[usize::from(shard.0)].clone());
+        let scope = |owned: &[ShardId], apart| {
+            let (ttl, description) = (Some(Duration::from_millis(160)), Description::default());
+            Scope::new(ScopeConfig { uid: OperatorUid(20), shards, owned, ttl, apart, description })
+        };
+        for (shard, time_ms) in [(ShardId(0), 1000), (ShardId(1), 100)] {
+            let mut scope = scope(&[shard], true);
+            scope.advance(time_ms);
+            let mut changes = Changes::default();
+            changes.of(shards, KeyGroup(shards.groups(shard).start)).put(b"an entry", b"");
+            scope.write_notes(std::iter::empty(), &mut changes);
+            for (_, batch) in changes.into_shards() {
+                store(shard).apply(&batch, LogOffset(0)).unwrap();
+            }
+        }
+        let restored = |apart| {
+            let owned = [ShardId(0), ShardId(1)];
+            let stores = owned.iter().map(|shard| Box::new(store(*shard)) as Box<dyn ShardStore>).collect();
+            let mut scope = scope(&owned, apart);
+            scope.restore(&Stores::new(shards, stores)).unwrap();
+            scope.time_ms
+        };
+        assert_eq!((restored(true), restored(false)), (100, 1000));
     }
 }

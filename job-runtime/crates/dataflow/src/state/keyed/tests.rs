@@ -50,7 +50,8 @@ impl Live {
         let ttl = ttl.then(|| Duration::from_millis(TTL as u64));
         let columns = vec![("k".to_owned(), DataType::Int64)];
         let description = Description { name: "test".to_owned(), keys: columns, ..Description::default() };
-        let mut scope = Scope::new(ScopeConfig { uid: UID, shards: shards(), owned: &owned, ttl, description });
+        let mut scope =
+            Scope::new(ScopeConfig { uid: UID, shards: shards(), owned: &owned, ttl, apart: false, description });
         scope.restore(stores).unwrap();
         Self {
             values: ValueState::new(&scope, 3),
@@ -449,8 +450,14 @@ fn other_shards_find_what_was_theirs() {
         apply(&mut stores, &changes.into_shards(), 1);
         let owned: Vec<ShardId> = all(count).all().collect();
         let ttl = Some(Duration::from_millis(TTL as u64));
-        let config =
-            ScopeConfig { uid: UID, shards: all(count), owned: &owned, ttl, description: Description::default() };
+        let config = ScopeConfig {
+            uid: UID,
+            shards: all(count),
+            owned: &owned,
+            ttl,
+            apart: false,
+            description: Description::default(),
+        };
         let mut scope = Scope::new(config);
         scope.restore(&stores).unwrap();
         (disks, stores, scope)

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use super::table::{EntryKey, Table, Touches};
 use super::{KeyedError, Kind, NEVER, Scope, Slot, ordered_time, time_of};
-use crate::key::{KeyGroup, KeyGroupSet, group_of, hash_bytes};
+use crate::key::{KeyGroup, KeyGroupSet, group_of, hash_bytes, in_group};
 use crate::state::{Changes, Stores, state_key_prefix};
 
 /// Width of a bucket. Its timers share the first six bytes behind the kind: this must not change.
@@ -41,7 +41,7 @@ pub(super) fn time_in(rest: &[u8]) -> Option<i64> {
 #[derive(Debug, Default)]
 pub struct Due {
     bytes: Vec<u8>,
-    /// Time, end of the key in `bytes`, and hash of the key.
+    /// Time, end of the key in `bytes`, and hash of the key in the key group that it was set in.
     timers: Vec<(i64, usize, u64)>,
 }
 
@@ -67,7 +67,12 @@ impl Due {
         &self.bytes[start..self.timers[at].1]
     }
 
-    /// All keys with their hashes, in order.
+    /// Hash of that key, in the key group that the timer was set in.
+    pub fn hash(&self, at: usize) -> u64 {
+        self.timers[at].2
+    }
+
+    /// All keys with their hashes, in order; each leads to the key group that the timer was set in.
     pub fn keys(&self) -> impl Iterator<Item = (&[u8], u64)> {
         self.timers.iter().enumerate().map(|(at, timer)| (self.key(at), timer.2))
     }
@@ -258,9 +263,9 @@ impl Timers {
                 let Some(Reverse((time_ms, at))) = bucket.heap.pop() else { break };
                 let slot = Slot(at);
                 if bucket.table.is_present(slot) {
-                    let user = &bucket.table.key(slot)[8..];
+                    let (user, group) = (&bucket.table.key(slot)[8..], bucket.table.group(slot));
                     out.bytes.extend_from_slice(user);
-                    out.timers.push((time_ms, out.bytes.len(), hash_bytes(user)));
+                    out.timers.push((time_ms, out.bytes.len(), in_group(hash_bytes(user), group)));
                     bucket.table.remove(slot);
                 }
             }
