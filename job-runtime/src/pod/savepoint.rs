@@ -3,31 +3,32 @@
 //! Owns the thread that does so. What must be done next is `checkpoint::savepoint`'s; holding the sources is the driver's (`hold`); copies and
 //! uploads are the snapshot thread's. A job of one pod has its board in memory, a job of several in the control topic.
 
+mod work;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use checkpoint::assignment::Assignment;
 use checkpoint::savepoint::record::{Begin, SavepointRecord};
 use checkpoint::savepoint::{Board, Open, Todo};
 use checkpoint::snapshot::StoredPosition;
 use checkpoint::snapshot::key::savepoint_name;
 use dataflow::key::ShardId;
-use dataflow::shuffle::Gate;
 use job_api::VERSION;
 use job_api::orders::{SavepointPhase, SavepointRequest, SavepointStatus};
 
-use super::hold::{Desk, Positions, Want};
+use super::hold::{Positions, Want};
 use super::orders::OrderError;
 use crate::commit::bookkeeping;
 use crate::commit::kafka::ControlTopic;
 use crate::snapshot::restore;
-use crate::snapshot::store::ObjectStore;
-use crate::snapshot::take::{SavepointOf, Whole, complete};
-use crate::snapshot::thread::{SavepointNews, SnapshotAsk};
+use crate::snapshot::take::{SavepointOf, complete};
+use crate::snapshot::thread::SavepointNews;
+
+pub(super) use work::{Agreement, SavepointStore, SavepointWork};
 
 /// Events that may wait.
 const EVENTS: usize = 64;
@@ -115,72 +116,6 @@ impl Book {
 fn status(name: &str, phase: SavepointPhase) -> SavepointStatus {
     let (name, location, pause_ms, bytes, message) = (name.to_owned(), None, None, None, None);
     SavepointStatus { version: VERSION, name, phase, location, pause_ms, bytes, message }
-}
-
-/// Where the pods agree.
-pub(super) enum Agreement {
-    /// The pod is alone.
-    Alone(Assignment),
-    /// In the control topic; the board as it was when the pod joined, and the assignment that it works under.
-    Topic(Box<ControlTopic>, Board, u64),
-}
-
-/// What the thread works with.
-pub(super) struct SavepointWork {
-    /// Where the pods agree.
-    pub(super) agreement: Agreement,
-    /// This pod.
-    pub(super) pod: u16,
-    /// Where a pod that is alone notes that the job's work has ended; `None` if its log is local.
-    pub(super) note: Option<ControlTopic>,
-    /// Rounds of draining.
-    pub(super) rounds: u16,
-    /// Internal topics that this pod reads, with its partitions.
-    pub(super) reads: Vec<(String, Vec<i32>)>,
-    /// Snapshots, if the job has a place for them.
-    pub(super) snapshots: Option<SavepointStore>,
-    /// Where the driver is told what to do.
-    pub(super) desk: Arc<Desk>,
-    /// The sources.
-    pub(super) gate: Arc<Gate>,
-    /// Set while the control topic must be watched closely.
-    pub(super) urgent: Arc<AtomicBool>,
-    /// What becomes of savepoints.
-    pub(super) book: Arc<Book>,
-}
-
-impl Agreement {
-    /// The assignment that the pod works under.
-    fn number(&self) -> u64 {
-        match self {
-            Self::Alone(assignment) => assignment.number,
-            Self::Topic(_, _, number) => *number,
-        }
-    }
-}
-
-impl SavepointWork {
-    fn take_up(&mut self, assignment: u64, lost: &[ShardId]) {
-        match &mut self.agreement {
-            Agreement::Alone(_) => {}
-            Agreement::Topic(_, _, number) => *number = assignment,
-        }
-        for (_, partitions) in &mut self.reads {
-            partitions.retain(|partition| !lost.iter().any(|shard| i32::from(shard.0) == *partition));
-        }
-    }
-}
-
-/// What makes and keeps a savepoint's files.
-pub(super) struct SavepointStore {
-    /// The snapshot thread.
-    pub(super) ask: SnapshotAsk,
-    /// Where they go.
-    pub(super) store: Arc<dyn ObjectStore>,
-    /// What they are of.
-    pub(super) whole: Whole,
-    /// What a savepoint's location begins with: all but its name.
-    pub(super) location: Box<dyn Fn(&str) -> String + Send>,
 }
 
 /// The thread; ended and joined when dropped.

@@ -1,17 +1,17 @@
 //! What a running process does when another assignment comes into force: take it up at a barrier, wait for what it gains, or begin anew.
 //!
-//! Owns the decision. Who may act on which shard is `ownership`'s; barriers, files and processes are the runtime's, which does what this says and asks
-//! again.
+//! Owns the decision. Who may act on which shard is `ownership`'s; barriers, files and processes are the runtime's, which does what this says
+//! and asks again.
 //!
 //! # The rules
 //! - A process takes an assignment up between two commits. The last commit that holds a lost shard is begun after the loss was read, and asks the
 //!   broker: so it proves that the process is not fenced, and the release may follow at once.
-//! - A pod that gains nothing works under the new number from there on. One that gains something speaks of event time under no number until it has what it
-//!   gains: it does not read all of its sources. First it gives up what it loses.
+//! - A pod that gains nothing works under the new number from there on. One that gains something speaks of event time under no number until it
+//!   has what it gains: it does not read all of its sources. First it gives up what it loses.
 //! - A pod that gains goes on with what it has until all who had the gained shards have released them, or had time enough to, and what
 //!   can be fetched of their state is there. Then it begins anew: a start settles, restores and catches up.
-//! - What a start alone can put right makes a process begin anew at once: its first shard is lost, where it keeps positions and names; it loses all; it was
-//!   alone, or is.
+//! - What a start alone can put right makes a process begin anew at once: its first shard is lost, where it keeps positions and names; it loses
+//!   all; it was alone, or is.
 
 use std::collections::BTreeSet;
 

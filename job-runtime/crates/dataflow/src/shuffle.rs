@@ -22,8 +22,8 @@
 //! row (see `checkpoint::ownership`), so whoever reads in order and waits for the word of all has read what the losers sent. The gainer itself
 //! waits until it has taken what was there when it started: of what came from its own new partitions no other pod speaks.
 //! A pod that only loses takes the new assignment up at a barrier ([`Switch`]). What others said under the old one holds no time back any more,
-//! and moves none: event time stands still, and does not go back, until all have spoken. What was said under a number that the reader has not taken up yet is
-//! kept, and stored with its place.
+//! and moves none: event time stands still, and does not go back, until all have spoken. What was said under a number that the reader has not
+//! taken up yet is kept, and stored with its place.
 //! A sender without rows for a shard sends a heartbeat when its event time has changed, at most [`outgoing::MARKERS_PER_SECOND`] of them;
 //! the end of the input goes at once. Nothing is sent when nothing changes.
 //!

@@ -10,8 +10,8 @@
 //! share of this worker goes out as [`WorkerEvent::Commit`].
 //!
 //! # Switches
-//! With a barrier the pod may lose shards ([`Worker::begin_switch`]). Each stream operator forgets them as the barrier passes it, and each exchange sends their
-//! rows to other pods behind it. As the barrier is aligned, no row of theirs comes behind it from any worker.
+//! With a barrier the pod may lose shards ([`Worker::begin_switch`]). Each stream operator forgets them as the barrier passes it, and each exchange
+//! sends their rows to other pods behind it. As the barrier is aligned, no row of theirs comes behind it from any worker.
 
 mod busy;
 mod commits;

@@ -77,8 +77,8 @@ impl Outgoing {
         Self { view, exchanges, period_ms, mute: false }
     }
 
-    /// Between two commits: another assignment is in force, and these shards are other pods' too from now on. Under it each shard is told of event time
-    /// anew; without a `view` of it nothing is said of that (see [`Switch`](super::Switch)).
+    /// Between two commits: another assignment is in force, and these shards are other pods' too from now on. Under it each shard is told of
+    /// event time anew; without a `view` of it nothing is said of that (see [`Switch`](super::Switch)).
     pub fn take_up(&mut self, view: Option<PodView>, lost: &[ShardId]) {
         for exchange in &mut self.exchanges {
             exchange.shards.extend(lost.iter().copied().map(Shard::new));
