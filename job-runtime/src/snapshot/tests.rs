@@ -5,6 +5,7 @@
 mod crashes;
 mod damage;
 mod rig;
+mod savepoints;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
