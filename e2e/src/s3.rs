@@ -37,13 +37,16 @@ pub fn credentials() -> anyhow::Result<(String, String)> {
 /// # Errors
 /// When there is no answer.
 pub fn request(arguments: &[&str], path: &str) -> anyhow::Result<String> {
+    signed(&[&["-o", "/dev/null", "-w", "%{http_code}"], arguments].concat(), path)
+}
+
+fn signed(arguments: &[&str], path: &str) -> anyhow::Result<String> {
     let (key, secret) = credentials()?;
     let (sign, url) = (format!("aws:amz:{}:s3", region()?), format!("{}/{path}", var("AWS_ENDPOINT_URL")?));
-    let quiet = ["-sS", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "20"];
     // The user comes in by standard input: an argument can be seen by others, and is part of the message of a failure.
     let signed = ["--config", "-", "--aws-sigv4", &sign, "-H", "x-amz-content-sha256: UNSIGNED-PAYLOAD"];
     let user = format!("user = \"{key}:{secret}\"\n");
-    run_with(&user, "curl", &[&quiet[..], &signed, arguments, &[url.as_str()]].concat())
+    run_with(&user, "curl", &[&["-sS", "--max-time", "20"], &signed[..], arguments, &[url.as_str()]].concat())
 }
 
 /// Makes a bucket.
@@ -53,5 +56,27 @@ pub fn request(arguments: &[&str], path: &str) -> anyhow::Result<String> {
 pub fn create_bucket(name: &str) -> anyhow::Result<()> {
     let code = request(&["-X", "PUT"], name)?;
     ensure!(code == "200", "the bucket {name} was not made: {code}");
+    Ok(())
+}
+
+/// Removes a bucket and everything in it.
+///
+/// # Errors
+/// When the server refuses.
+pub fn remove_bucket(name: &str) -> anyhow::Result<()> {
+    loop {
+        // As many as the server shows at once.
+        let listed = signed(&[], &format!("{name}?list-type=2"))?;
+        let keys: Vec<&str> = listed.split("<Key>").skip(1).filter_map(|rest| rest.split("</Key>").next()).collect();
+        if keys.is_empty() {
+            break;
+        }
+        for key in keys {
+            let code = request(&["-X", "DELETE"], &format!("{name}/{key}"))?;
+            ensure!(code == "204", "{name}/{key} was not removed: {code}");
+        }
+    }
+    let code = request(&["-X", "DELETE"], name)?;
+    ensure!(code == "204", "the bucket {name} was not removed: {code}");
     Ok(())
 }

@@ -18,9 +18,22 @@ pub struct CommitRequest {
     pub id: CommitId,
     /// State changes per shard, positions and tickets included.
     pub changes: Vec<(ShardId, ChangeBatch)>,
-    /// Kafka source positions: (topic, partition, next offset). The Kafka form sends them with the transaction; the local form has
+    /// Positions of Kafka sources, and how far shuffle topics are read. The Kafka form sends them with the transaction; the local form has
     /// already been given them as state and finds this empty.
-    pub kafka_offsets: Vec<(String, i32, i64)>,
+    pub kafka_offsets: Vec<KafkaOffset>,
+}
+
+/// How far a partition of a topic is read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KafkaOffset {
+    /// The topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// The next offset to read.
+    pub next_offset: i64,
+    /// The watermark behind what was read, if it is a source's and has one.
+    pub watermark_ms: Option<i64>,
 }
 
 /// Makes commits durable. Used by the committer's thread only; every call may block up to its deadline.
@@ -35,6 +48,10 @@ pub trait CommitLog: Send {
     /// # Errors
     /// See [`CommitError`].
     fn send(&mut self, topic: &str, partition: i32, record: &[u8]) -> Result<(), CommitError>;
+    /// Once after a commit: the offset of its last record in each partition that [`CommitLog::send`] was called for.
+    fn take_sent(&mut self) -> Vec<(String, i32, i64)> {
+        Vec::new()
+    }
     /// Makes the interval durable; returns where each changed shard's changes stand.
     ///
     /// # Errors

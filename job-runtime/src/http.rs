@@ -72,6 +72,7 @@ impl Pages {
             rows_in: self.monitor.rows_in(),
             rows_out: self.monitor.rows_out(),
             lag_rows: self.monitor.lag_records(),
+            waits: self.monitor.waits_for(),
             watermark_ms: self.monitor.watermark_ms().filter(|ms| *ms != i64::MAX),
             settings_replicas: None,
             snapshots: self.monitor.snapshots().map(|view| view.status()),

@@ -157,6 +157,9 @@ impl PodCollector {
         }
         family(&list::SOURCE_LAG_RECORDS, &records.into_iter().collect(), out);
         family(&list::SOURCE_LAG_BYTES, &bytes.into_iter().collect(), out);
+        if let Some(waited) = self.monitor.waited() {
+            family(&list::SOURCE_HELD, &one(waited.as_secs_f64()), out);
+        }
     }
 
     fn stream_operators(&self, out: &mut Vec<MetricFamily>) {

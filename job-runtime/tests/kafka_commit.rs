@@ -21,7 +21,7 @@ use dataflow::sink::{EncodedRows, SinkChunk, SinkPayload};
 use dataflow::state::{ChangeBatch, LogOffset, ShardStore};
 use dataflow::worker::CommitId;
 use job_runtime::commit::kafka::{KafkaCommitLog, KafkaLogConfig, RecoverError};
-use job_runtime::commit::{CommitError, CommitLog, CommitRequest};
+use job_runtime::commit::{CommitError, CommitLog, CommitRequest, KafkaOffset};
 use job_runtime::kafka::client::ConnectError;
 use job_runtime::kafka::properties::{ClusterDefaults, KafkaProperties};
 use job_runtime::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
@@ -46,8 +46,13 @@ fn get(store: &RocksShardStore, key: &str) -> Option<String> {
     store.multi_get(&[&key]).unwrap().remove(0).map(|v| String::from_utf8(v).unwrap())
 }
 
-fn request(id: u64, changes: Vec<(ShardId, ChangeBatch)>, kafka_offsets: Vec<(String, i32, i64)>) -> CommitRequest {
+fn request(id: u64, changes: Vec<(ShardId, ChangeBatch)>, kafka_offsets: Vec<KafkaOffset>) -> CommitRequest {
     CommitRequest { id: CommitId(id), changes, kafka_offsets }
+}
+
+/// The first partition of a topic, read up to an offset.
+fn read_to(topic: &str, next_offset: i64, watermark_ms: Option<i64>) -> KafkaOffset {
+    KafkaOffset { topic: topic.to_owned(), partition: 0, next_offset, watermark_ms }
 }
 
 struct Disk(tempfile::TempDir);
@@ -75,11 +80,11 @@ fn output_state_and_offsets_of_a_commit_are_there_after_a_restart() {
     let mut log = start(config(&uid, 4), &mut stores);
     log.write(&out, &chunk(&["a", "b"])).unwrap();
     let changes = vec![(ShardId(1), change("k", "1")), (ShardId(3), change("k", "3"))];
-    let applied = log.commit(request(1, changes, vec![(input.clone(), 0, 17)])).unwrap();
+    let applied = log.commit(request(1, changes, vec![read_to(&input, 17, None)])).unwrap();
     assert_eq!(applied.iter().map(|(shard, _)| shard.0).collect::<Vec<_>>(), [1, 3]);
     stores[1].apply(&change("k", "1"), applied[0].1).unwrap();
     log.write(&out, &chunk(&["c"])).unwrap();
-    log.commit(request(2, vec![(ShardId(1), change("k", "2"))], vec![(input.clone(), 0, 18)])).unwrap();
+    log.commit(request(2, vec![(ShardId(1), change("k", "2"))], vec![read_to(&input, 18, Some(-7))])).unwrap();
     assert_eq!(Reader::new(&out, 1).until(3), ["a", "b", "c"]);
     drop((log, stores));
     // The same disk, and a new one: both end at the same state.
@@ -91,7 +96,7 @@ fn output_state_and_offsets_of_a_commit_are_there_after_a_restart() {
             (Some("2".into()), Some("3".into()), None)
         );
         let offsets = log.committed_offsets(&[(input.clone(), 0), (input.clone(), 1)]).unwrap();
-        assert_eq!(offsets.into_iter().collect::<Vec<_>>(), [((input.clone(), 0), 18)]);
+        assert_eq!(offsets.into_values().collect::<Vec<_>>(), [read_to(&input, 18, Some(-7))]);
     }
 }
 
@@ -213,8 +218,8 @@ fn offsets_of_something_else_in_the_same_group_are_not_ours() {
     let mut stores = Disk::new().stores(1);
     let mut log = start(KafkaLogConfig { group: Some(group), ..config(&uid, 1) }, &mut stores);
     assert!(log.committed_offsets(&[(topic.clone(), 0)]).unwrap().is_empty());
-    log.commit(request(1, Vec::new(), vec![(topic.clone(), 0, 7)])).unwrap();
-    assert_eq!(log.committed_offsets(&[(topic.clone(), 0)]).unwrap()[&(topic, 0)], 7);
+    log.commit(request(1, Vec::new(), vec![read_to(&topic, 7, None)])).unwrap();
+    assert_eq!(log.committed_offsets(&[(topic.clone(), 0)]).unwrap()[&(topic.clone(), 0)], read_to(&topic, 7, None));
 }
 
 #[test]
@@ -311,7 +316,7 @@ fn how_long_a_commit_takes() {
         let begin = Instant::now();
         log.write(&out, &chunk(&["row"; 50])).unwrap();
         let changes = (0..16).map(|shard| (ShardId(shard), change("k", &id.to_string()))).collect();
-        log.commit(request(id, changes, vec![(input.clone(), 0, id as i64)])).unwrap();
+        log.commit(request(id, changes, vec![read_to(&input, id as i64, None)])).unwrap();
         times.push(begin.elapsed());
     }
     times.sort();

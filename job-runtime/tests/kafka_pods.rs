@@ -9,8 +9,12 @@
 mod broker;
 #[path = "kafka_pods/distributed.rs"]
 mod distributed;
+#[path = "kafka_pods/held.rs"]
+mod held;
 #[path = "kafka_pods/soak.rs"]
 mod soak;
+#[path = "kafka_pods/times.rs"]
+mod times;
 #[path = "cli/workshop.rs"]
 #[expect(dead_code, reason = "shared with the tests of the command line")]
 mod workshop;
@@ -359,10 +363,14 @@ fn killed_at_random(pods: usize) {
         kills += 1;
     }
     feeding.join().unwrap();
-    // What closes all windows comes after the last kill: a restarted pod knows a partition's event time again with its next record.
     let (feeder, end) = (Feeder::new(), record(&("2013-12-31 00:00:00".to_owned(), "end".to_owned(), None)));
     (0..PARTITIONS).for_each(|partition| feeder.send(&input, partition, &end));
     feeder.flush();
+    // No record follows: what the partitions have reached closes all windows, whenever the pods die.
+    for victim in 0..pods {
+        job.kill(victim, moments.between(1, 300));
+        job.start(victim);
+    }
     let want = oracle(&flights);
     let mut reader = Reader::new(&output, 1);
     compare(&mut reader, &want, &mut job);
@@ -410,28 +418,7 @@ fn a_result_behind_a_shuffle_is_seen_soon_after_its_window_ends() {
     let (input, output) = (unique("ticks"), unique("counts"));
     create_topic(&input, PARTITIONS);
     create_topic(&output, 1);
-    let servers = servers();
-    let text = format!(
-        "apiVersion: millstream.io/v1alpha1
-kind: StreamJob
-metadata: {{name: routes}}
-spec:
-  shards: 8
-  workers: 1
-  commitInterval: 20ms
-  sql: |
-    CREATE TABLE ticks (ts BIGINT, route STRING, at AS TO_TIMESTAMP_LTZ(ts, 3), WATERMARK FOR at AS at) WITH (
-      'connector' = 'kafka', 'topic' = '{input}', 'properties.bootstrap.servers' = '{servers}',
-      'scan.startup.mode' = 'earliest-offset', 'format' = 'json'
-    );
-    CREATE TABLE counts (until BIGINT, route STRING, ticks BIGINT) WITH (
-      'connector' = 'kafka', 'topic' = '{output}', 'properties.bootstrap.servers' = '{servers}', 'format' = 'json'
-    );
-    INSERT INTO counts SELECT MAX(ts), route, COUNT(*)
-    FROM TABLE(TUMBLE(TABLE ticks, DESCRIPTOR(at), INTERVAL '1' SECOND)) GROUP BY route, window_start, window_end;
-"
-    );
-    let mut job = Pods::new(2, &text);
+    let mut job = Pods::new(2, &ticks(&input, &output));
     let stop = Arc::new(AtomicBool::new(false));
     let feeding = {
         let (stop, input) = (Arc::clone(&stop), input.clone());
@@ -455,6 +442,31 @@ spec:
     let at = |share: usize| late[late.len() * share / 100];
     println!("window end to result seen, one shuffle, 20 ms commits: p50 {} ms, p99 {} ms", at(50), at(99));
     assert!(at(99) < 2_000, "p99 {} ms", at(99));
+}
+
+/// Counts per second of event time and route.
+fn ticks(input: &str, output: &str) -> String {
+    let servers = servers();
+    format!(
+        "apiVersion: millstream.io/v1alpha1
+kind: StreamJob
+metadata: {{name: routes}}
+spec:
+  shards: 8
+  workers: 1
+  commitInterval: 20ms
+  sql: |
+    CREATE TABLE ticks (ts BIGINT, route STRING, at AS TO_TIMESTAMP_LTZ(ts, 3), WATERMARK FOR at AS at) WITH (
+      'connector' = 'kafka', 'topic' = '{input}', 'properties.bootstrap.servers' = '{servers}',
+      'scan.startup.mode' = 'earliest-offset', 'format' = 'json'
+    );
+    CREATE TABLE counts (until BIGINT, route STRING, ticks BIGINT) WITH (
+      'connector' = 'kafka', 'topic' = '{output}', 'properties.bootstrap.servers' = '{servers}', 'format' = 'json'
+    );
+    INSERT INTO counts SELECT MAX(ts), route, COUNT(*)
+    FROM TABLE(TUMBLE(TABLE ticks, DESCRIPTOR(at), INTERVAL '1' SECOND)) GROUP BY route, window_start, window_end;
+"
+    )
 }
 
 #[test]

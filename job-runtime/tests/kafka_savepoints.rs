@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use broker::{Reader, create_topic, servers, unique};
+use rdkafka::TopicPartitionList;
 use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use serde_json::{Value, json};
 use tokens::{SigningKey, access, claims};
@@ -184,6 +186,28 @@ impl Job {
         });
     }
 
+    /// Waits until all of a topic is read and committed.
+    fn until_committed(&self, topic: &str) {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", servers()).set("isolation.level", "read_uncommitted");
+        let consumer: BaseConsumer = config.set("group.id", format!("millstream-{}", self.uid)).create().unwrap();
+        let (timeout, mut wanted) = (Duration::from_secs(5), TopicPartitionList::new());
+        (0..PARTITIONS).for_each(|partition| drop(wanted.add_partition(topic, partition)));
+        let end = |partition| Some(consumer.fetch_watermarks(topic, partition, timeout).unwrap().1);
+        self.until("all is committed", || {
+            let found = consumer.committed_offsets(wanted.clone(), timeout).unwrap();
+            found.elements().iter().all(|place| place.offset().to_raw() == end(place.partition())).then_some(())
+        });
+    }
+
+    /// Waits until a pod says that its work has ended.
+    fn until_finished(&self, pod: usize) {
+        self.until(&format!("pod {pod} has finished"), || {
+            let status = self.ask(pod, "GET", "/status", &Value::Null)?.1;
+            (status["phase"] == "Finished").then_some(())
+        });
+    }
+
     /// What became of a savepoint.
     fn outcome(&self, pod: usize, name: &str) -> Value {
         self.until(&format!("{name} has ended"), || {
@@ -293,4 +317,35 @@ fn a_job_of_pods_goes_on_from_a_savepoint_as_another_one() {
         want.len(),
         running["pauseMs"]
     );
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn a_drain_of_several_pods_closes_all_windows_and_ends_the_jobs_work() {
+    let (input, output) = (unique("ticks"), unique("totals"));
+    create_topic(&input, PARTITIONS);
+    create_topic(&output, 1);
+    let snapshots = tempfile::tempdir().unwrap();
+    let mut feeder = Feeder::new(&input);
+    let mut job = Job::start(2, &job(&input, &output, 8), snapshots.path(), None);
+    feeder.feed(3_000);
+    job.until_committed(&input);
+    let drain = json!({"mode": "Drain"});
+    let order = |job: &Job| job.ask(1, "POST", "/v1/stop", &drain).filter(|(code, _)| *code == 202);
+    job.until("the drain is ordered", || order(&job));
+    // One pod dies in the middle of it.
+    job.kill(0, Moments::new().between(1, 600));
+    job.run(0);
+    (0..2).for_each(|pod| job.until_finished(pod));
+    let want = oracle(feeder.next);
+    let mut reader = Reader::new(&output, 1);
+    reader.until(want.len());
+    // What comes later is not read, by a pod that is started again neither.
+    feeder.feed(200);
+    job.kill(1, Duration::from_millis(1));
+    job.run(1);
+    job.until_finished(1);
+    assert!(!reader.poll(Duration::from_secs(1)), "nothing more comes");
+    assert!(answer(&reader.values) == want, "{} rows for {}: {}", reader.values.len(), want.len(), job.said());
+    job.stop();
 }

@@ -1,48 +1,70 @@
-//! Topics for the benchmark: filling one fast, feeding one at a rate, and reading an output's latency.
+//! Topics for the benchmark: filling one fast, and feeding one at a rate until told to stop.
 //!
-//! A client of its own, sharing no code with the runtime.
+//! A client of its own, sharing no code with the runtime. It reads nothing (see `watch`).
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, bail};
-use hdrhistogram::Histogram;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use anyhow::{Context, anyhow, bail};
+use futures::executor::block_on;
+use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
-/// Distinct keys in the records.
-pub const KEYS: u64 = 1_000;
+use crate::kafka::bootstrap;
+
 const PAD: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+const FLUSH: Duration = Duration::from_secs(60);
+/// Records that follow each other in one partition of a filled topic.
+const RUN: u64 = 500;
+/// Length of a wide key: 1.2 million of them are a gigabyte.
+const WIDE: usize = 850;
 
-fn config(bootstrap: &str) -> ClientConfig {
+/// A client's configuration with the brokers of the environment.
+///
+/// # Errors
+/// When the environment does not say.
+pub fn config() -> anyhow::Result<ClientConfig> {
     let mut config = ClientConfig::new();
-    config.set("bootstrap.servers", bootstrap);
-    config
+    config.set("bootstrap.servers", bootstrap()?);
+    Ok(config)
 }
 
-/// Creates `topics`, each with `partitions` partitions and one replica.
+/// Creates topics with so many partitions each.
 ///
 /// # Errors
 /// When the broker refuses.
-pub async fn create_topics(bootstrap: &str, topics: &[&str], partitions: i32) -> anyhow::Result<()> {
-    let admin: AdminClient<DefaultClientContext> = config(bootstrap).create()?;
-    let new: Vec<NewTopic> =
-        topics.iter().map(|name| NewTopic::new(name, partitions, TopicReplication::Fixed(1))).collect();
-    for result in admin.create_topics(&new, &AdminOptions::new()).await? {
-        result.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
-    }
-    Ok(())
+pub fn create_topics(topics: &[(&str, i32)]) -> anyhow::Result<()> {
+    block_on(crate::kafka::create_topics(topics))
 }
 
-fn producer(bootstrap: &str, linger_ms: &str) -> anyhow::Result<BaseProducer> {
-    let mut config = config(bootstrap);
+/// Deletes every topic whose name contains `part`.
+///
+/// # Errors
+/// When the broker refuses.
+pub fn delete_topics(part: &str) -> anyhow::Result<()> {
+    block_on(crate::kafka::delete_topics(part)).map(drop)
+}
+
+/// Microseconds since 1970-01-01T00:00:00Z.
+///
+/// # Errors
+/// When the clock stands before that.
+pub fn now_us() -> anyhow::Result<u64> {
+    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64)
+}
+
+/// Settings of a producer as the runtime's are, but for transactions.
+///
+/// # Errors
+/// When the environment names no broker.
+pub fn producer(linger_ms: &str) -> anyhow::Result<BaseProducer> {
+    let mut config = config()?;
     config.set("compression.type", "lz4").set("enable.idempotence", "true").set("linger.ms", linger_ms);
-    Ok(config.set("queue.buffering.max.messages", "500000").create()?)
+    config.set("queue.buffering.max.messages", "500000").set("queue.buffering.max.kbytes", "131072");
+    Ok(config.create()?)
 }
 
 fn send(producer: &BaseProducer, topic: &str, partition: i32, payload: &str) -> anyhow::Result<()> {
@@ -59,116 +81,143 @@ fn send(producer: &BaseProducer, topic: &str, partition: i32, payload: &str) -> 
     }
 }
 
-/// Writes `records` JSON records of about 95 bytes: `k` of [`KEYS`] keys, `v` the number, `ts` one millisecond of event time each.
-///
-/// # Errors
-/// When the broker does not take them.
-pub fn fill(bootstrap: &str, topic: &str, records: u64, partitions: u64) -> anyhow::Result<()> {
-    let producer = producer(bootstrap, "20")?;
-    for i in 0..records {
-        let payload =
-            format!("{{\"k\":\"k{}\",\"v\":{i},\"ts\":{},\"pad\":\"{PAD}\"}}", i * 7919 % KEYS, 1_700_000_000_000 + i);
-        send(&producer, topic, (i / 500 % partitions) as i32, &payload)?;
-        if i % 10_000 == 0 {
+fn write(topic: &str, partitions: u64, records: impl Iterator<Item = anyhow::Result<String>>) -> anyhow::Result<()> {
+    let producer = producer("20")?;
+    for (at, record) in (0u64..).zip(records) {
+        send(&producer, topic, (at / RUN % partitions) as i32, &record?)?;
+        if at % 10_000 == 0 {
             producer.poll(Duration::ZERO);
         }
     }
-    producer.flush(Duration::from_secs(60)).context("flush")
+    producer.flush(FLUSH).context("flush")
 }
 
-/// Feeds `topic` at `rate` records per second for `length`; each record's `ts` is the wall clock in microseconds when it was due.
+/// A record of about 95 bytes.
+fn narrow(key: u64, number: u64, ts: u64) -> String {
+    format!("{{\"k\":\"k{key}\",\"v\":{number},\"ts\":{ts},\"pad\":\"{PAD}\"}}")
+}
+
+/// Writes `records` JSON records of about 95 bytes: `k` of `keys` keys, `v` the number, `ts` event time in milliseconds. A thousand keys have a
+/// millisecond for each record; more keys have as many more records in a millisecond, so that a window has as many rows of each key.
 ///
 /// # Errors
 /// When the broker does not take them.
-pub fn feed(bootstrap: &str, topic: &str, rate: u64, partitions: u64, length: Duration) -> anyhow::Result<u64> {
-    let producer = producer(bootstrap, "1")?;
-    let start = Instant::now();
-    let mut sent = 0;
-    while start.elapsed() < length {
-        let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
-        while sent < due {
-            let payload =
-                format!("{{\"k\":\"k{}\",\"v\":{sent},\"ts\":{},\"pad\":\"{PAD}\"}}", sent * 7919 % KEYS, now_us()?);
-            send(&producer, topic, (sent % partitions) as i32, &payload)?;
-            sent += 1;
+pub fn fill(topic: &str, records: u64, partitions: u64, keys: u64) -> anyhow::Result<()> {
+    let each = (keys / super::job::FEW_KEYS).max(1);
+    write(topic, partitions, (0..records).map(|i| Ok(narrow(i * 7919 % keys, i, 1_700_000_000_000 + i / each))))
+}
+
+/// Text that no compression makes short, the same for the same number.
+fn wide_key(number: u64) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut out = String::with_capacity(WIDE);
+    while out.len() < WIDE {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (0..10).for_each(|at| out.push(char::from(DIGITS[(state >> (at * 6 + 4) & 63) as usize])));
+    }
+    out
+}
+
+/// A record with a wide key: `id` the number, `ts` now.
+///
+/// # Errors
+/// When the clock is wrong.
+pub fn wide(number: u64, key: u64) -> anyhow::Result<String> {
+    Ok(format!("{{\"id\":{number},\"ts\":{},\"k\":\"{}\"}}", now_us()?, wide_key(key)))
+}
+
+/// Writes records with `keys` wide keys, each once.
+///
+/// # Errors
+/// When the broker does not take them.
+pub fn fill_wide(topic: &str, partitions: u64, keys: u64) -> anyhow::Result<()> {
+    write(topic, partitions, (0..keys).map(|key| wide(key, key)))
+}
+
+/// A thread that feeds a topic at an even pace. Dropped, it ends.
+pub struct Feeder {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<anyhow::Result<u64>>>,
+}
+
+impl Feeder {
+    /// Feeds `rate` records of 95 bytes a second, each with the time in microseconds as `ts`.
+    ///
+    /// # Errors
+    /// When there is no broker.
+    pub fn narrow(topic: &str, partitions: u64, rate: u64) -> anyhow::Result<Self> {
+        Self::start(topic, partitions, rate, |number| {
+            Ok(narrow(number * 7919 % super::job::FEW_KEYS, number, now_us()?))
+        })
+    }
+
+    /// Feeds `rate` records with wide keys that are among `keys`.
+    ///
+    /// # Errors
+    /// When there is no broker.
+    pub fn wide(topic: &str, partitions: u64, rate: u64, keys: u64) -> anyhow::Result<Self> {
+        Self::start(topic, partitions, rate, move |number| wide(number, number.wrapping_mul(7_919) % keys))
+    }
+
+    fn start(
+        topic: &str,
+        partitions: u64,
+        rate: u64,
+        mut record: impl FnMut(u64) -> anyhow::Result<String> + Send + 'static,
+    ) -> anyhow::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (producer, stopped, topic) = (producer("1")?, Arc::clone(&stop), topic.to_owned());
+        let feed = move || {
+            let (start, mut sent) = (Instant::now(), 0);
+            while !stopped.load(Ordering::Relaxed) {
+                let due = (start.elapsed().as_secs_f64() * rate as f64) as u64;
+                while sent < due {
+                    send(&producer, &topic, (sent % partitions) as i32, &record(sent)?)?;
+                    sent += 1;
+                }
+                producer.poll(Duration::from_millis(1));
+            }
+            producer.flush(FLUSH).context("flush")?;
+            Ok(sent)
+        };
+        Ok(Self { stop, thread: Some(std::thread::Builder::new().name("feeder".into()).spawn(feed)?) })
+    }
+
+    /// Stops; how many records were sent.
+    ///
+    /// # Errors
+    /// When it failed before.
+    pub fn finish(mut self) -> anyhow::Result<u64> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("a feeder is finished once")?;
+        thread.join().map_err(|_| anyhow!("the feeder panicked"))?
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            // Whoever drops it without asking has failed for another reason.
+            let _ = thread.join();
         }
-        producer.poll(Duration::from_millis(1));
     }
-    producer.flush(Duration::from_secs(60)).context("flush")?;
-    Ok(sent)
 }
 
-/// Microseconds since 1970-01-01T00:00:00Z.
-///
-/// # Errors
-/// When the clock stands before that.
-pub fn now_us() -> anyhow::Result<u64> {
-    Ok(SystemTime::now().duration_since(UNIX_EPOCH)?.as_micros() as u64)
-}
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
 
-/// Reads committed records of `topic` for `length`, and keeps the greatest `ts` of them in `newest`.
-///
-/// # Errors
-/// When the topic cannot be read.
-pub fn newest(
-    bootstrap: &str,
-    topic: &str,
-    partitions: i32,
-    length: Duration,
-    newest: &AtomicU64,
-) -> anyhow::Result<()> {
-    let consumer = reader(bootstrap, topic, partitions)?;
-    let start = Instant::now();
-    while start.elapsed() < length {
-        let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
-        newest.fetch_max(sent_at(message?.payload())?, Ordering::Relaxed);
+    use super::*;
+
+    #[test]
+    fn wide_keys_are_wide_and_differ() {
+        let keys: BTreeSet<String> = (0..1_000).map(wide_key).collect();
+        assert_eq!(keys.len(), 1_000);
+        assert!(keys.iter().all(|key| key.len() == WIDE));
+        assert_eq!(wide_key(7), wide_key(7));
     }
-    Ok(())
-}
-
-/// Reads committed records of `topic` until `deadline` and records, for each after the warm-up, now minus its `ts` (microseconds).
-///
-/// # Errors
-/// When the topic cannot be read.
-pub fn latencies(
-    bootstrap: &str,
-    topic: &str,
-    partitions: i32,
-    warm_up: Duration,
-    length: Duration,
-) -> anyhow::Result<Histogram<u64>> {
-    let consumer = reader(bootstrap, topic, partitions)?;
-    let mut histogram = Histogram::new(3)?;
-    let start = Instant::now();
-    while start.elapsed() < length {
-        let Some(message) = consumer.poll(Duration::from_millis(20)) else { continue };
-        let message = message?;
-        if start.elapsed() > warm_up {
-            histogram.record(now_us()?.saturating_sub(sent_at(message.payload())?).max(1))?;
-        }
-    }
-    Ok(histogram)
-}
-
-/// A reader of committed records from the beginning of all partitions.
-fn reader(bootstrap: &str, topic: &str, partitions: i32) -> anyhow::Result<BaseConsumer> {
-    let mut config = config(bootstrap);
-    config
-        .set("group.id", "bench-latency")
-        .set("isolation.level", "read_committed")
-        .set("auto.offset.reset", "earliest");
-    let consumer: BaseConsumer = config.set("enable.auto.commit", "false").set("fetch.wait.max.ms", "5").create()?;
-    // Assigned, not subscribed: joining a group takes seconds, and a reader that must catch up first measures itself.
-    let mut all = TopicPartitionList::new();
-    for partition in 0..partitions {
-        all.add_partition_offset(topic, partition, Offset::Beginning)?;
-    }
-    consumer.assign(&all)?;
-    Ok(consumer)
-}
-
-/// The `ts` of a record of [`feed`].
-fn sent_at(payload: Option<&[u8]>) -> anyhow::Result<u64> {
-    let payload: serde_json::Value = serde_json::from_slice(payload.context("a record without payload")?)?;
-    payload["ts"].as_u64().context("a record without ts")
 }

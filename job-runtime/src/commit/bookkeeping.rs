@@ -8,8 +8,10 @@
 //! State key prefix (the home's key group, `OperatorUid::POSITIONS`, `TICKETS` or `OPERATORS`), then `node uid u32 BE`, then the partition's name in
 //! UTF-8 (positions), the ticket's key (tickets) or nothing (operators). The node is named by its stable uid, not its place in the graph: it survives an upgrade.
 //!
-//! # Values, version 1
-//! - position: `1 | kind u8 | rest`; kind 1 (Kafka): `partition i32 LE | next offset i64 LE | topic UTF-8`; kind 2: the connector's own bytes
+//! # Values
+//! - position: `2 | watermark i64 LE | kind u8 | rest`; kind 1 (Kafka): `partition i32 LE | next offset i64 LE | topic UTF-8`; kind 2: the
+//!   connector's own bytes. The watermark is that of the rows before the position, `i64::MIN` if they stand for none. Version 1, which is read
+//!   too, has no watermark: `1 | kind u8 | rest`
 //! - ticket: `1 | the sink's own bytes`
 //! - operator: `1 | its name in UTF-8`
 //!
@@ -18,8 +20,9 @@
 
 use dataflow::graph::OperatorUid;
 use dataflow::key::{KeyGroup, ShardId, Shards};
-use dataflow::source::{PartitionId, SourcePosition};
+use dataflow::source::{PartitionId, Reached, SourcePosition};
 use dataflow::state::{ChangeBatch, STATE_KEY_PREFIX, ShardStore, StateError, state_key_prefix};
+use dataflow::watermark::NO_WATERMARK;
 
 use crate::connector::Ticket;
 
@@ -39,6 +42,7 @@ impl Home {
 }
 
 const VERSION: u8 = 1;
+const POSITION_VERSION: u8 = 2;
 /// Of an operator's value with more than its name.
 const PLACED: u8 = 2;
 const KAFKA: u8 = 1;
@@ -50,13 +54,15 @@ const USER_KEY: usize = STATE_KEY_PREFIX + 4;
 pub enum BookkeepingError {
     /// Written by a newer release.
     #[error(
-        "a stored {what} has layout {version}, this release reads up to {VERSION}; run the newer release, or start with --fresh"
+        "a stored {what} has layout {version}, this release reads up to {known}; run the newer release, or start with --fresh"
     )]
     Version {
         /// Position or ticket.
         what: &'static str,
         /// Its version.
         version: u8,
+        /// The newest that is known.
+        known: u8,
     },
     /// The bytes do not fit the layout.
     #[error("a stored {what} is damaged; start with --fresh")]
@@ -75,15 +81,15 @@ impl From<StateError> for BookkeepingError {
     }
 }
 
-/// Adds the position of a source partition to the changes of the home's shard.
+/// Adds how far a source partition is read to the changes of the home's shard.
 pub fn put_position(
     changes: &mut ChangeBatch,
     home: Home,
     node: OperatorUid,
     partition: &PartitionId,
-    position: &SourcePosition,
+    reached: &Reached,
 ) {
-    changes.put(&key(home, OperatorUid::POSITIONS, node, partition.0.as_bytes()), &encode_position(position));
+    changes.put(&key(home, OperatorUid::POSITIONS, node, partition.0.as_bytes()), &encode_position(reached));
 }
 
 /// Adds a ticket to the changes of the home's shard; a ticket without a value removes its key.
@@ -104,7 +110,7 @@ pub fn positions(
     store: &dyn ShardStore,
     home: Home,
     node: OperatorUid,
-) -> Result<Vec<(PartitionId, SourcePosition)>, BookkeepingError> {
+) -> Result<Vec<(PartitionId, Reached)>, BookkeepingError> {
     let entry = |name: &[u8], value: &[u8]| {
         let name = std::str::from_utf8(name).map_err(|_| BookkeepingError::Damaged { what: "position" })?;
         Ok((PartitionId(name.to_owned()), decode_position(value)?))
@@ -117,8 +123,9 @@ pub fn positions(
 /// # Errors
 /// When the home's store cannot be read, or an entry is damaged or newer.
 pub fn tickets(store: &dyn ShardStore, home: Home, node: OperatorUid) -> Result<Vec<Ticket>, BookkeepingError> {
-    let entry =
-        |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value)?.to_vec() });
+    let entry = |key: &[u8], value: &[u8]| {
+        Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value, VERSION)?.to_vec() })
+    };
     entries(store, home, OperatorUid::TICKETS, node, entry)
 }
 
@@ -173,7 +180,7 @@ fn decode_operator(uid: OperatorUid, value: &[u8]) -> Result<StoredOperator, Boo
     let damaged = || BookkeepingError::Damaged { what: "operator" };
     let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).map_err(|_| damaged());
     let Some(body) = value.strip_prefix(&[PLACED]) else {
-        let name = text(versioned("operator", value)?)?;
+        let name = text(versioned("operator", value, PLACED)?)?;
         return Ok(StoredOperator { uid, name, place: String::new(), exchanged: true });
     };
     let (&[flags, low, high], rest) = body.split_first_chunk::<3>().ok_or_else(damaged)?;
@@ -204,9 +211,10 @@ fn entries<T>(
     out.into_iter().collect()
 }
 
-pub(crate) fn encode_position(position: &SourcePosition) -> Vec<u8> {
-    let mut out = vec![VERSION];
-    match position {
+pub(crate) fn encode_position(reached: &Reached) -> Vec<u8> {
+    let mut out = vec![POSITION_VERSION];
+    out.extend_from_slice(&reached.watermark_ms.unwrap_or(NO_WATERMARK).to_le_bytes());
+    match &reached.position {
         SourcePosition::Kafka { topic, partition, next_offset } => {
             out.push(KAFKA);
             out.extend_from_slice(&partition.to_le_bytes());
@@ -221,26 +229,38 @@ pub(crate) fn encode_position(position: &SourcePosition) -> Vec<u8> {
     out
 }
 
-pub(crate) fn decode_position(value: &[u8]) -> Result<SourcePosition, BookkeepingError> {
+pub(crate) fn decode_position(value: &[u8]) -> Result<Reached, BookkeepingError> {
     let damaged = || BookkeepingError::Damaged { what: "position" };
-    let (&kind, rest) = versioned("position", value)?.split_first().ok_or_else(damaged)?;
-    match kind {
+    let (watermark_ms, rest) = match value.split_first() {
+        Some((&POSITION_VERSION, rest)) => {
+            let (watermark, rest) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
+            (Some(i64::from_le_bytes(*watermark)).filter(|&ms| ms != NO_WATERMARK), rest)
+        }
+        Some((&1, rest)) => (None, rest),
+        Some((&version, _)) if version > POSITION_VERSION => {
+            return Err(BookkeepingError::Version { what: "position", version, known: POSITION_VERSION });
+        }
+        Some(_) | None => return Err(damaged()),
+    };
+    let (&kind, rest) = rest.split_first().ok_or_else(damaged)?;
+    let position = match kind {
         KAFKA => {
             let (partition, rest) = rest.split_first_chunk::<4>().ok_or_else(damaged)?;
             let (next_offset, topic) = rest.split_first_chunk::<8>().ok_or_else(damaged)?;
             let topic = std::str::from_utf8(topic).map_err(|_| damaged())?.to_owned();
             let (partition, next_offset) = (i32::from_le_bytes(*partition), i64::from_le_bytes(*next_offset));
-            Ok(SourcePosition::Kafka { topic, partition, next_offset })
+            SourcePosition::Kafka { topic, partition, next_offset }
         }
-        OPAQUE => Ok(SourcePosition::Opaque(rest.to_vec())),
-        _ => Err(damaged()),
-    }
+        OPAQUE => SourcePosition::Opaque(rest.to_vec()),
+        _ => return Err(damaged()),
+    };
+    Ok(Reached { position, watermark_ms })
 }
 
-fn versioned<'a>(what: &'static str, value: &'a [u8]) -> Result<&'a [u8], BookkeepingError> {
+fn versioned<'a>(what: &'static str, value: &'a [u8], known: u8) -> Result<&'a [u8], BookkeepingError> {
     match value.split_first() {
         Some((&VERSION, rest)) => Ok(rest),
-        Some((&version, _)) if version > VERSION => Err(BookkeepingError::Version { what, version }),
+        Some((&version, _)) if version > VERSION => Err(BookkeepingError::Version { what, version, known }),
         Some(_) | None => Err(BookkeepingError::Damaged { what }),
     }
 }
@@ -262,9 +282,14 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_position_comes_back_and_no_damage_panics(position in any_position(), cut in 0usize..40) {
-            let bytes = encode_position(&position);
-            prop_assert_eq!(decode_position(&bytes), Ok(position));
+        fn any_position_comes_back_and_no_damage_panics(
+            position in any_position(),
+            watermark_ms in proptest::option::of(-5..i64::MAX),
+            cut in 0usize..40,
+        ) {
+            let reached = Reached { position, watermark_ms };
+            let bytes = encode_position(&reached);
+            prop_assert_eq!(decode_position(&bytes), Ok(reached));
             let _ = decode_position(&bytes[..cut.min(bytes.len())]);
         }
     }
@@ -276,10 +301,12 @@ mod tests {
         let mut store = RocksDatabases::new(dir.path(), RocksConfig::default()).unwrap().open(home.shard).unwrap();
         let (a, b) = (OperatorUid(20), OperatorUid(21));
         let name = |n: &str| PartitionId(n.to_owned());
-        let kafka = SourcePosition::Kafka { topic: "flights".into(), partition: 3, next_offset: 77 };
+        let at = |position, watermark_ms| Reached { position, watermark_ms };
+        let kafka = at(SourcePosition::Kafka { topic: "flights".into(), partition: 3, next_offset: 77 }, Some(-5));
+        let file = at(SourcePosition::Opaque(vec![1, 2]), None);
         let mut changes = ChangeBatch::new();
         put_position(&mut changes, home, a, &name("flights-3"), &kafka);
-        put_position(&mut changes, home, a, &name("flights-1"), &SourcePosition::Opaque(vec![1, 2]));
+        put_position(&mut changes, home, a, &name("flights-1"), &file);
         put_position(&mut changes, home, b, &name("flights-9"), &kafka);
         let ticket = |key: &[u8], value: &[u8]| Ticket { key: key.to_vec(), value: value.to_vec() };
         put_ticket(&mut changes, home, a, &ticket(b"w0", b"part-1:17"));
@@ -287,7 +314,7 @@ mod tests {
         put_ticket(&mut changes, home, a, &ticket(b"w1", b""));
         store.apply(&changes, LogOffset(1)).unwrap();
         let found = positions(&store, home, a).unwrap();
-        assert_eq!(found, [(name("flights-1"), SourcePosition::Opaque(vec![1, 2])), (name("flights-3"), kafka)]);
+        assert_eq!(found, [(name("flights-1"), file), (name("flights-3"), kafka)]);
         assert_eq!(tickets(&store, home, a).unwrap(), [ticket(b"w0", b"part-1:17")]);
         assert_eq!(tickets(&store, home, b).unwrap(), []);
     }
@@ -324,6 +351,16 @@ mod tests {
     }
 
     #[test]
+    fn the_layout_of_a_position_is_pinned_and_that_before_it_is_read() {
+        let position = SourcePosition::Kafka { topic: "t".into(), partition: 3, next_offset: 258 };
+        let rest = [1, 3, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, b't'];
+        let reached = Reached { position: position.clone(), watermark_ms: Some(7) };
+        assert_eq!(encode_position(&reached), [&[2, 7, 0, 0, 0, 0, 0, 0, 0], rest.as_slice()].concat());
+        let before = [&[1], rest.as_slice()].concat();
+        assert_eq!(decode_position(&before), Ok(Reached { position, watermark_ms: None }));
+    }
+
+    #[test]
     fn the_layouts_of_an_operator_are_for_ever() {
         let operator = |place: &str, exchanged| StoredOperator {
             uid: OperatorUid(20),
@@ -341,7 +378,7 @@ mod tests {
             assert_eq!(decode_operator(OperatorUid(20), bytes), Ok(operator));
         }
         let error = decode_operator(OperatorUid(20), &[3]).unwrap_err();
-        assert_eq!(error, BookkeepingError::Version { what: "operator", version: 3 });
+        assert_eq!(error, BookkeepingError::Version { what: "operator", version: 3, known: PLACED });
         for damaged in [&[2u8, 1, 3, 0, b'a'][..], &[2, 2, 0, 0], &[2, 0], &[2, 0, 1, 0, 0xff]] {
             assert_eq!(decode_operator(OperatorUid(20), damaged), Err(BookkeepingError::Damaged { what: "operator" }));
         }
@@ -349,7 +386,7 @@ mod tests {
 
     #[test]
     fn a_newer_layout_is_refused_by_name() {
-        let error = decode_position(&[2, 1]).unwrap_err();
-        assert_eq!(error, BookkeepingError::Version { what: "position", version: 2 });
+        let error = decode_position(&[3, 1]).unwrap_err();
+        assert_eq!(error, BookkeepingError::Version { what: "position", version: 3, known: 2 });
     }
 }

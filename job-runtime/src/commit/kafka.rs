@@ -20,7 +20,6 @@
 //! | anything else before the commit call; or at it: must be aborted | `Aborted` |
 //! | anything else at the commit call; or it does not come back | `Unknown` |
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -29,20 +28,24 @@ use checkpoint::{changelog, local_log, names};
 use dataflow::graph::OperatorUid;
 use dataflow::key::{ShardId, Shards};
 use dataflow::sink::{SinkChunk, SinkPayload};
-use dataflow::state::{ChangeBatch, LogOffset};
+use dataflow::state::ChangeBatch;
 use dataflow::worker::{AppliedOffsets, CommitId};
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::{CommitError, CommitLog, CommitRequest};
+use super::{CommitError, CommitLog, CommitRequest, KafkaOffset};
 use crate::crash::{self, Step};
-use crate::kafka::client::{ConnectError, ConsumerClient};
+use crate::kafka::client::ConnectError;
 use crate::kafka::ffi::ClientError;
 use crate::kafka::producer::TransactionalProducer;
 use crate::kafka::properties::KafkaProperties;
 use crate::planted::{self, Bug};
 use control::Membership;
+use offsets::Offsets;
+use placed::Placed;
 
 mod control;
+mod offsets;
+mod placed;
 mod recover;
 mod trim;
 
@@ -101,8 +104,8 @@ pub struct KafkaCommitLog {
     producer: TransactionalProducer,
     in_transaction: bool,
     last: CommitId,
-    /// Offsets that the group has from us: those that did not move are not sent again.
-    sent: HashMap<(String, i32), i64>,
+    offsets: Offsets,
+    placed: Placed,
     broken: Option<String>,
     membership: Membership,
 }
@@ -127,7 +130,7 @@ impl KafkaCommitLog {
 
     fn new(config: KafkaLogConfig, producer: TransactionalProducer, membership: Membership) -> Self {
         let (job, changelog) = (local_log::job_hash(&config.job_uid), names::changelog_topic(&config.job_uid));
-        let sent = HashMap::new();
+        let (offsets, placed) = (Offsets::new(&config), Placed::default());
         Self {
             config,
             job,
@@ -135,34 +138,16 @@ impl KafkaCommitLog {
             producer,
             in_transaction: false,
             last: CommitId(0),
-            sent,
+            offsets,
+            placed,
             broken: None,
             membership,
         }
     }
 
-    /// Where this job's earlier commits left the sources: only offsets with the job's own note, because a group that a user names may hold
-    /// offsets of something else.
-    ///
-    /// # Errors
-    /// When the group cannot be read in time.
-    pub fn committed_offsets(
-        &self,
-        partitions: &[(String, i32)],
-    ) -> Result<BTreeMap<(String, i32), i64>, ConnectError> {
-        let group = self.config.group();
-        let client = ConsumerClient::new(
-            &self.config.properties,
-            &[("group.id", &group), ("isolation.level", "read_committed")],
-            self.config.deadline,
-        )?;
-        let note = names::offset_metadata(&self.config.job_uid);
-        let found = client.committed(partitions)?;
-        Ok(found
-            .into_iter()
-            .filter(|(_, (_, beside))| *beside == note)
-            .map(|(key, (offset, _))| (key, offset))
-            .collect())
+    /// The consumer group of the job's offsets.
+    pub fn group(&self) -> &str {
+        self.offsets.group()
     }
 
     /// The properties of the log's cluster: sources of the same cluster commit their offsets here.
@@ -220,7 +205,7 @@ impl KafkaCommitLog {
         let deadline = Instant::now() + STEP_DEADLINE;
         for (shard, batch) in changes.iter().filter(|(_, batch)| !batch.is_empty()) {
             for record in changelog::encode(self.job, *shard, id.0, batch, CHANGELOG_RECORD) {
-                let tag = usize::from(shard.0) + 1;
+                let tag = Placed::changelog(*shard);
                 let produced = self.producer.raw().produce(&self.changelog, i32::from(shard.0), &record, tag, deadline);
                 produced.map_err(|e| self.refused(&format!("topic {}", self.changelog), &e))?;
             }
@@ -240,28 +225,21 @@ impl KafkaCommitLog {
             Some(Err(e)) => return Err(self.refused("waiting for the brokers to take the records", &e)),
             None => return Err(self.unanswered()),
         }
-        let mut placed = BTreeMap::new();
-        for (tag, offset) in deliveries.placed {
-            let last = placed.entry(ShardId((tag - 1) as u16)).or_insert(LogOffset(offset));
-            *last = (*last).max(LogOffset(offset));
-        }
-        Ok(placed.into_iter().collect())
+        Ok(self.placed.take(deliveries.placed))
     }
 
-    fn send_offsets(&mut self, offsets: Vec<(String, i32, i64)>) -> Result<Vec<(String, i32, i64)>, CommitError> {
-        let moved = |(topic, partition, offset): &(String, i32, i64)| {
-            self.sent.get(&(topic.clone(), *partition)) != Some(offset)
-        };
-        let moved: Vec<_> = offsets.into_iter().filter(moved).collect();
+    /// Returns those that were sent.
+    fn send_offsets(&mut self, offsets: Vec<KafkaOffset>) -> Result<Vec<KafkaOffset>, CommitError> {
+        let moved = self.offsets.moved(offsets);
         if moved.is_empty() {
             return Ok(moved);
         }
-        let (group, note, list) = (self.config.group(), names::offset_metadata(&self.config.job_uid), moved.clone());
+        let (group, list) = (self.offsets.group().to_owned(), self.offsets.noted(&moved));
         let producer = &mut self.producer;
-        let send = || producer.watched(STEP_DEADLINE, move |raw| raw.send_offsets(&group, &list, &note, STEP_DEADLINE));
+        let send = || producer.watched(STEP_DEADLINE, move |raw| raw.send_offsets(&group, &list, STEP_DEADLINE));
         match crash::asked(Step::Offsets, send).flatten() {
             Some(Ok(())) => Ok(moved),
-            Some(Err(error)) => Err(self.refused(&format!("consumer group {}", self.config.group()), &error)),
+            Some(Err(error)) => Err(self.refused(&format!("consumer group {}", self.offsets.group()), &error)),
             None => Err(self.unanswered()),
         }
     }
@@ -270,7 +248,8 @@ impl KafkaCommitLog {
     /// far the control topic is read.
     fn prove(&mut self, number: u64) -> Result<(), CommitError> {
         let control = names::control_topic(&self.config.job_uid);
-        let kafka_offsets = vec![(control, 0, i64::try_from(number).unwrap_or(i64::MAX))];
+        let next_offset = i64::try_from(number).unwrap_or(i64::MAX);
+        let kafka_offsets = vec![KafkaOffset { topic: control, partition: 0, next_offset, watermark_ms: None }];
         self.try_commit(CommitRequest { id: self.last.next(), changes: Vec::new(), kafka_offsets }).map(drop)
     }
 
@@ -300,7 +279,7 @@ impl KafkaCommitLog {
             None => return Err(CommitError::Unknown { id, message: "the Kafka client did not answer".into() }),
         }
         self.in_transaction = false;
-        self.sent.extend(moved.into_iter().map(|(topic, partition, offset)| ((topic, partition), offset)));
+        self.offsets.committed(moved);
         Ok(applied)
     }
 
@@ -346,11 +325,16 @@ impl CommitLog for KafkaCommitLog {
 
     fn send(&mut self, topic: &str, partition: i32, record: &[u8]) -> Result<(), CommitError> {
         self.open()?;
+        let tag = self.placed.sent(topic, partition);
         let result = self.begin().and_then(|()| {
-            let produced = self.producer.raw().produce(topic, partition, record, 0, Instant::now() + STEP_DEADLINE);
+            let produced = self.producer.raw().produce(topic, partition, record, tag, Instant::now() + STEP_DEADLINE);
             produced.map_err(|e| self.refused(&format!("topic {topic}"), &e))
         });
         self.closing(result)
+    }
+
+    fn take_sent(&mut self) -> Vec<(String, i32, i64)> {
+        self.placed.take_sent()
     }
 
     fn leave(&mut self) -> Result<(), CommitError> {

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rdkafka::bindings as c;
 use rdkafka::error::RDKafkaErrorCode as Code;
 
-pub use producer::{Deliveries, RawProducer};
+pub use producer::{Deliveries, NotedOffset, RawProducer};
 pub use reader::{Details, Fetched, PartitionReader, known_end};
 
 /// An error of the client, with what it means for a transaction.

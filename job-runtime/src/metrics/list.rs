@@ -70,6 +70,8 @@ metrics! {
         "Records of a partition that are there and not read yet: Kafka's high watermark less the position; what is left of bounded generators.");
     SOURCE_LAG_BYTES = gauge("millstream_source_lag_bytes", PARTITION,
         "Bytes of a file, as stored, that are there and not read yet.");
+    SOURCE_HELD = counter("millstream_source_held_seconds_total", &[],
+        "Time that the sources of a pod were held because another pod had not read what this one sent it. Jobs of several pods.");
     SOURCE_WATERMARK = gauge("millstream_source_watermark_seconds", TABLE,
         "Watermark of a table in seconds since 1970-01-01T00:00:00Z, the least of all workers.");
     OPERATOR_IN = counter("millstream_stream_operator_records_in_total", OPERATOR, "Rows that a stream operator was given.");

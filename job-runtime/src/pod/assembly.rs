@@ -14,7 +14,7 @@ use dataflow::exchange;
 use dataflow::graph::{Node, NodeId, NodeKind};
 use dataflow::key::ShardId;
 use dataflow::shuffle::{Gate, LAG_BOUND, ShuffleConfig};
-use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
+use dataflow::source::{PartitionId, Reached, SourcePartition};
 use dataflow::state::{ChangeBatch, ShardStore, StateError};
 use dataflow::worker::{Wake, WorkerConfig};
 
@@ -351,11 +351,11 @@ impl Cast {
         let home = Home::new(config.shards, stores[0].shard());
         let positions = Positions::find(&log, &stores, home, &sources, origin.as_ref())?;
         let standing = positions.standing(&log, &sources);
-        let (log, log_offsets, properties): (Box<dyn CommitLog>, _, _) = match log {
+        let (log, log_offsets, cluster): (Box<dyn CommitLog>, _, _) = match log {
             Log::Local(log) => (log, Vec::new(), None),
             Log::Kafka(log) => {
-                let properties = log.log.properties().clone();
-                (Box::new(log.log), log.sources, Some(properties))
+                let cluster = log.cluster();
+                (Box::new(log.log), log.sources, Some(cluster))
             }
         };
         let graph = &config.planned.graph;
@@ -375,12 +375,14 @@ impl Cast {
             sources: sources.iter().map(|source| (source.node.id, source.node.uid)).collect(),
             owner: seat.owner(workers),
             inward: Vec::new(),
-            outward: seat.outward(graph, properties.as_ref(), workers)?,
+            outward: None,
             read: Vec::new(),
             gate: Arc::new(Gate::open()),
             standing,
         };
         cast.gate = Arc::new(Gate::new(LAG_BOUND, (0..workers).map(|worker| cast.wake(worker)).collect()));
+        cast.outward = seat.outward(graph, cluster.as_ref(), workers, &cast.gate)?;
+        monitor.watch_waits(cast.outward.as_ref().map(|outward| outward.pressure.waits()));
         monitor.watch_stores(stores.iter().map(RocksShardStore::gauge).collect());
         for store in stores {
             let worker = cast.owner[usize::from(store.shard().0)];
@@ -388,7 +390,7 @@ impl Cast {
         }
         let seat = Arc::new(seat);
         cast.discovery = cast.open_partitions(config, &seat, sources, positions, monitor)?;
-        (cast.inward, cast.read) = seat.inward(graph, properties.as_ref(), &cast)?;
+        (cast.inward, cast.read) = seat.inward(graph, cluster.as_ref().map(|cluster| &cluster.properties), &cast)?;
         // How far other pods' rows are read is committed with the offsets of sources.
         cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
         for (worker, encoders) in cast.encoders.iter_mut().enumerate() {
@@ -522,8 +524,8 @@ fn destination(sink: OpenSink<'_>) -> Destination {
     }
 }
 
-/// Where every source partition stood at the last commit.
-struct Positions(BTreeMap<NodeId, BTreeMap<PartitionId, SourcePosition>>);
+/// How far every source partition was read at the last commit.
+struct Positions(BTreeMap<NodeId, BTreeMap<PartitionId, Reached>>);
 
 impl Positions {
     fn find(
@@ -533,22 +535,22 @@ impl Positions {
         sources: &[OpenSource<'_>],
         origin: Option<&Origin>,
     ) -> Result<Self, PodError> {
-        let mut found: BTreeMap<NodeId, BTreeMap<PartitionId, SourcePosition>> = BTreeMap::new();
+        let mut found: BTreeMap<NodeId, BTreeMap<PartitionId, Reached>> = BTreeMap::new();
         // First where the savepoint has them: whatever the job itself says comes later.
         for stored in origin.iter().flat_map(|origin| origin.positions()) {
             if let Some(source) = sources.iter().find(|source| source.node.uid == stored.operator) {
-                let position = bookkeeping::decode_position(&stored.bytes)?;
-                found.entry(source.node.id).or_default().insert(PartitionId(stored.partition.clone()), position);
+                let reached = bookkeeping::decode_position(&stored.bytes)?;
+                found.entry(source.node.id).or_default().insert(PartitionId(stored.partition.clone()), reached);
             }
         }
         for source in sources {
-            for (id, position) in bookkeeping::positions(&stores[0], home, source.node.uid)? {
-                found.entry(source.node.id).or_default().insert(id, position);
+            for (id, reached) in bookkeeping::positions(&stores[0], home, source.node.uid)? {
+                found.entry(source.node.id).or_default().insert(id, reached);
             }
         }
         if let Log::Kafka(log) = log {
-            for ((node, id), position) in log.positions(sources)? {
-                found.entry(node).or_default().insert(id, position);
+            for ((node, id), reached) in log.positions(sources)? {
+                found.entry(node).or_default().insert(id, reached);
             }
         }
         Ok(Self(found))
@@ -563,7 +565,7 @@ impl Positions {
         let mut out = Standing::new();
         for source in sources.iter().filter(|source| !riding.contains(&source.node.id)) {
             let of_source = self.0.get(&source.node.id).into_iter().flatten();
-            out.extend(of_source.map(|(id, position)| ((source.node.uid, id.clone()), position.clone())));
+            out.extend(of_source.map(|(id, reached)| ((source.node.uid, id.clone()), reached.clone())));
         }
         out
     }

@@ -1,4 +1,5 @@
-//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display.
+//! A source partition that counts what passes: rows for the commit's trigger, the metrics and the progress display. It also remembers what
+//! its rows had said about event time when it was opened, which no connector needs to know.
 //!
 //! Owns the counters; it changes nothing of what it passes on.
 
@@ -58,19 +59,21 @@ pub(super) struct Counting {
     driver: Thread,
     stats: Arc<SourceStats>,
     group: Option<KeyGroup>,
+    known_ms: Option<i64>,
 }
 
 impl Counting {
     /// Counts into `activity` and `stats`; `driver` is unparked when something is read after a pause. `group` stands for the partition, if the plan
-    /// relies on it.
+    /// relies on it. `known_ms`: see [`SourcePartition::known_ms`].
     pub(super) fn new(
         inner: Box<dyn SourcePartition>,
         activity: Arc<Activity>,
         driver: Thread,
         stats: Arc<SourceStats>,
         group: Option<KeyGroup>,
+        known_ms: Option<i64>,
     ) -> Self {
-        Self { inner, activity, driver, stats, group }
+        Self { inner, activity, driver, stats, group, known_ms }
     }
 }
 
@@ -105,5 +108,9 @@ impl SourcePartition for Counting {
 
     fn position(&self) -> SourcePosition {
         self.inner.position()
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.known_ms
     }
 }

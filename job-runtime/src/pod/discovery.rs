@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use dataflow::graph::NodeId;
 use dataflow::key::{KeyGroup, Shards};
-use dataflow::source::{PartitionId, SourcePartition, SourcePosition};
+use dataflow::source::{PartitionId, Reached, SourcePartition};
 use dataflow::worker::Wake;
 
 use super::assembly::Seat;
@@ -82,7 +82,7 @@ impl Opener {
     pub(super) fn open(
         &mut self,
         source: &Growing,
-        Due { id, start, group }: Due,
+        Due { id, start, group, known_ms }: Due,
     ) -> Result<(usize, Box<dyn SourcePartition>), ConnectorError> {
         let worker = match group {
             Some(group) => self.owner[usize::from(self.shards.shard_of(group).0)],
@@ -95,7 +95,8 @@ impl Opener {
         self.next += usize::from(group.is_none());
         let (node, table) = (source.node, source.table.clone());
         self.monitor.add_source(SourceView { node, table, partition: id, stats: Arc::clone(&stats) });
-        let counting = Counting::new(partition, Arc::clone(&place.activity), self.driver.clone(), stats, group);
+        let (activity, driver) = (Arc::clone(&place.activity), self.driver.clone());
+        let counting = Counting::new(partition, activity, driver, stats, group, known_ms);
         Ok((worker, Box::new(counting)))
     }
 }
@@ -106,6 +107,8 @@ pub(super) struct Due {
     start: Start,
     /// Stands for it, if the plan relies on it.
     group: Option<KeyGroup>,
+    /// See [`Reached::watermark_ms`].
+    known_ms: Option<i64>,
 }
 
 /// Partitions cannot be listed.
@@ -136,8 +139,8 @@ pub(super) struct Growing {
     pub(super) node: NodeId,
     table: String,
     pub(super) factory: Box<dyn SourceFactory>,
-    /// Where the partitions that are not open stood at the last commit.
-    positions: BTreeMap<PartitionId, SourcePosition>,
+    /// How far the partitions that are not open were read at the last commit.
+    positions: BTreeMap<PartitionId, Reached>,
     /// Which partitions are this pod's.
     seat: Arc<Seat>,
     /// What its table says of them.
@@ -155,7 +158,7 @@ impl Growing {
         node: NodeId,
         table: String,
         factory: Box<dyn SourceFactory>,
-        positions: BTreeMap<PartitionId, SourcePosition>,
+        positions: BTreeMap<PartitionId, Reached>,
         seat: Arc<Seat>,
         declared: Option<Declared>,
     ) -> Result<Self, ConnectorError> {
@@ -197,13 +200,13 @@ impl Growing {
                 break;
             }
             self.known.insert(id.clone());
-            let start = match self.positions.remove(&id) {
-                Some(position) if self.factory.is_done(&id, &position)? => continue,
-                Some(position) => Start::At(position),
-                None if self.read_before => Start::Added,
-                None => Start::First,
+            let (start, known_ms) = match self.positions.remove(&id) {
+                Some(reached) if self.factory.is_done(&id, &reached.position)? => continue,
+                Some(Reached { position, watermark_ms }) => (Start::At(position), watermark_ms),
+                None if self.read_before => (Start::Added, None),
+                None => (Start::First, None),
             };
-            due.push(Due { group: self.group(index), id, start });
+            due.push(Due { group: self.group(index), id, start, known_ms });
         }
         Ok(due)
     }
@@ -212,7 +215,7 @@ impl Growing {
     pub(super) fn check_gone(&self) -> Result<(), ConnectorError> {
         let listed: BTreeSet<PartitionId> = self.factory.partitions()?.into_iter().collect();
         let gone = self.positions.iter().filter(|(id, _)| !listed.contains(*id));
-        gone.map(|(id, position)| self.factory.is_done(id, position)).try_for_each(|done| done.map(drop))
+        gone.map(|(id, reached)| self.factory.is_done(id, &reached.position)).try_for_each(|done| done.map(drop))
     }
 }
 

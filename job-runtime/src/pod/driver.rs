@@ -11,7 +11,7 @@ use checkpoint::commit::{Command, CommitProtocol, Input, Triggers};
 use dataflow::graph::{NodeId, OperatorUid};
 use dataflow::key::ShardId;
 use dataflow::sink::{SinkChunk, SinkPayload};
-use dataflow::source::SourcePosition;
+use dataflow::source::{Reached, SourcePosition};
 use dataflow::state::ChangeBatch;
 use dataflow::worker::{AppliedOffsets, CommitId, WorkerCommit, WorkerEvent};
 
@@ -22,7 +22,7 @@ use super::monitor::{CommitOutcome, Monitor};
 use super::shuffle::Outward;
 use super::worker_thread::{Applied, EVENTS, Order, WorkerHandle};
 use crate::commit::bookkeeping::{self, Home};
-use crate::commit::{CommitLog, CommitRequest};
+use crate::commit::{CommitLog, CommitRequest, KafkaOffset};
 use crate::connector::ExternalSink;
 use crate::crash::{self, Step};
 use crate::planted::{self, Bug};
@@ -194,7 +194,7 @@ impl Driver {
                         self.tell(Input::Activity { rows: 0, bytes }, commands)?;
                     }
                     Ok(WorkerEvent::Block { commit, block }) => {
-                        let Some(shuffle) = &self.parts.shuffle else { continue };
+                        let Some(shuffle) = &mut self.parts.shuffle else { continue };
                         let bytes = shuffle.block(self.parts.log.as_mut(), commit, block)?;
                         self.bytes_open += bytes;
                         self.tell(Input::Activity { rows: 0, bytes }, commands)?;
@@ -366,8 +366,8 @@ impl Driver {
                 sink.committed(id, last)?;
             }
         }
-        if let Some(shuffle) = &self.parts.shuffle {
-            shuffle.trimmer.committed(read.into_iter().flatten());
+        if let Some(shuffle) = &mut self.parts.shuffle {
+            shuffle.committed(self.parts.log.as_mut(), read.into_iter().flatten());
         }
         if early {
             planted::note(&offsets);
@@ -390,18 +390,18 @@ impl Driver {
         let mut kafka_offsets = Vec::new();
         for share in shares {
             changes.extend(share.changes);
-            for (node, partition, position) in share.positions {
+            for (node, partition, reached) in share.positions {
                 if let Some((_, uid)) = self.parts.sources.iter().find(|(source, _)| *source == node) {
-                    self.parts.positions.insert((*uid, partition.clone()), position.clone());
+                    self.parts.positions.insert((*uid, partition.clone()), reached.clone());
                 }
-                match position {
-                    SourcePosition::Kafka { topic, partition, next_offset }
+                match reached {
+                    Reached { position: SourcePosition::Kafka { topic, partition, next_offset }, watermark_ms }
                         if self.parts.log_offsets.contains(&node) =>
                     {
-                        kafka_offsets.push((topic, partition, next_offset));
+                        kafka_offsets.push(KafkaOffset { topic, partition, next_offset, watermark_ms });
                     }
                     _ if planted::is(Bug::PositionLeftOut) => {}
-                    position => bookkeeping::put_position(&mut books, home, self.uid_of(node), &partition, &position),
+                    reached => bookkeeping::put_position(&mut books, home, self.uid_of(node), &partition, &reached),
                 }
             }
         }

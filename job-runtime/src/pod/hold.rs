@@ -11,14 +11,14 @@ use std::time::Instant;
 
 use dataflow::graph::OperatorUid;
 use dataflow::shuffle::Gate;
-use dataflow::source::{PartitionId, SourcePosition};
+use dataflow::source::{PartitionId, Reached};
 use dataflow::worker::CommitId;
 
 use super::savepoint::Event;
 use crate::kafka::shuffle::ReadUpTo;
 
 /// Where all source partitions of the pod stand, as of the last commit.
-pub(super) type Positions = BTreeMap<(OperatorUid, PartitionId), SourcePosition>;
+pub(super) type Positions = BTreeMap<(OperatorUid, PartitionId), Reached>;
 
 /// What the driver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,7 @@ use job_api::orders::{SavepointRequest, SavepointStatus, StopMode};
 use super::counting::Activity;
 use super::order_book::OrderBook;
 use super::orders::{OrderError, Orders};
+use super::shuffle::Waits;
 use super::worker_thread::WorkerView;
 use crate::commit::CommitError;
 use crate::connector::SizeHint;
@@ -127,6 +128,7 @@ pub struct Monitor {
     sinks: Mutex<BTreeMap<u32, SinkCount>>,
     commits: Mutex<CommitStats>,
     snapshots: OnceLock<Arc<SnapshotStats>>,
+    waits: OnceLock<Arc<Waits>>,
     orders: OnceLock<OrderBook>,
 }
 
@@ -150,6 +152,7 @@ impl Monitor {
             sinks: Mutex::default(),
             commits: Mutex::new(stats),
             snapshots: OnceLock::new(),
+            waits: OnceLock::new(),
             orders: OnceLock::new(),
         }
     }
@@ -278,6 +281,22 @@ impl Monitor {
     /// Snapshots so far; `None` if the job takes none.
     pub fn snapshots(&self) -> Option<SnapshotView> {
         self.snapshots.get().map(|stats| stats.view())
+    }
+
+    /// What the sources wait for: another pod that has not read what this one sent.
+    pub fn waits_for(&self) -> Option<String> {
+        self.waits.get()?.why()
+    }
+
+    /// How long they have waited for other pods; `None` if the job has one.
+    pub fn waited(&self) -> Option<Duration> {
+        Some(self.waits.get()?.total())
+    }
+
+    pub(super) fn watch_waits(&self, waits: Option<Arc<Waits>>) {
+        if let Some(waits) = waits {
+            let _ = self.waits.set(waits);
+        }
     }
 
     /// Takes orders, once the job is recovered.

@@ -46,13 +46,18 @@ impl OrderBook {
     }
 
     pub(super) fn stop(&self, mode: StopMode) -> Result<(), OrderError> {
-        if !self.alone {
-            let message = "a job of several pods is stopped by a savepoint with \"stop\": true, or by spec.state";
-            return Err(OrderError::Conflict { message: message.to_owned() });
-        }
-        match mode {
-            StopMode::Stop => self.desk.want(Want::End),
-            StopMode::Drain => self.gate.end(),
+        match (mode, self.topic.as_ref().filter(|_| !self.alone)) {
+            (StopMode::Stop, None) => self.desk.want(Want::End),
+            (StopMode::Drain, None) => self.gate.end(),
+            // Every pod finds it there, this one too.
+            (StopMode::Drain, Some(topic)) => {
+                let said = topic.lock().unwrap_or_else(PoisonError::into_inner).drain();
+                said.map_err(|error| OrderError::NotReady { message: error.to_string() })?;
+            }
+            (StopMode::Stop, Some(_)) => {
+                let message = "a job of several pods is stopped by a savepoint with \"stop\": true, or by spec.state";
+                return Err(OrderError::Conflict { message: message.to_owned() });
+            }
         }
         Ok(())
     }

@@ -15,6 +15,7 @@ use checkpoint::savepoint::record::{Begin, SavepointRecord};
 use checkpoint::savepoint::{Board, Open, Todo};
 use checkpoint::snapshot::StoredPosition;
 use checkpoint::snapshot::key::savepoint_name;
+use dataflow::shuffle::Gate;
 use job_api::VERSION;
 use job_api::orders::{SavepointPhase, SavepointRequest, SavepointStatus};
 
@@ -62,6 +63,8 @@ pub(super) enum Event {
         /// How long they stood still.
         pause: Duration,
     },
+    /// The job's input ends: the control topic says so.
+    InputEnds,
     /// What the snapshot thread says.
     Snapshot(SavepointNews),
     /// The pod ends.
@@ -125,6 +128,8 @@ pub(super) struct SavepointWork {
     pub(super) snapshots: Option<SavepointStore>,
     /// Where the driver is told what to do.
     pub(super) desk: Arc<Desk>,
+    /// The sources.
+    pub(super) gate: Arc<Gate>,
     /// Set while the control topic must be watched closely.
     pub(super) urgent: Arc<AtomicBool>,
     /// What becomes of savepoints.
@@ -233,6 +238,12 @@ impl Coordinator {
                 let _ = answer.send(self.order(&request));
             }
             Event::Board(board) => self.board = board,
+            Event::InputEnds => {
+                if !self.work.gate.is_ended() {
+                    tracing::info!("the job is drained: what is read is all there is");
+                }
+                self.work.gate.end();
+            }
             Event::Drained { number, positions } if number == self.drains => {
                 if let Some(doing) = &mut self.doing {
                     doing.positions = positions;
@@ -350,8 +361,8 @@ impl Coordinator {
                 Ok(())
             }
             Todo::Copy => {
-                let position = |((operator, partition), position): (&(_, dataflow::source::PartitionId), _)| {
-                    let bytes = bookkeeping::encode_position(position);
+                let position = |((operator, partition), reached): (&(_, dataflow::source::PartitionId), _)| {
+                    let bytes = bookkeeping::encode_position(reached);
                     StoredPosition { operator: *operator, partition: partition.0.clone(), bytes }
                 };
                 let positions = doing.positions.iter().map(position).collect();

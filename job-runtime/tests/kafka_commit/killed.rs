@@ -15,7 +15,7 @@ use job_runtime::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
 use crate::broker::{Reader, config, create_topic, start, unique};
 use crate::source::{factory, fill, ids};
-use crate::{change, chunk, get};
+use crate::{change, chunk, get, read_to};
 
 const ROWS: i64 = 60_000;
 const KILLS: usize = 20;
@@ -35,10 +35,10 @@ fn copying_process() {
     let mut stores = stores(dir);
     let mut log = start(config(uid, 4), &mut stores);
     let committed = log.committed_offsets(&[(input.to_owned(), 0)]).unwrap();
-    let position = committed.get(&(input.to_owned(), 0)).map(|next_offset| SourcePosition::Kafka {
+    let position = committed.get(&(input.to_owned(), 0)).map(|read| SourcePosition::Kafka {
         topic: input.to_owned(),
         partition: 0,
-        next_offset: *next_offset,
+        next_offset: read.next_offset,
     });
     let (wake, woken) = sync_channel(1);
     let factory =
@@ -71,7 +71,7 @@ fn copying_process() {
         id += 1;
         let changes = vec![(ShardId(3), change("count", &count.to_string()))];
         let request =
-            CommitRequest { id: CommitId(id), changes, kafka_offsets: vec![(input.to_owned(), 0, next_offset)] };
+            CommitRequest { id: CommitId(id), changes, kafka_offsets: vec![read_to(input, next_offset, None)] };
         for (shard, offset) in log.commit(request).unwrap() {
             stores[usize::from(shard.0)].apply(&change("count", &count.to_string()), offset).unwrap();
         }

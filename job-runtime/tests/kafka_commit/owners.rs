@@ -74,7 +74,10 @@ impl Job {
             let message = consumer.poll(Duration::from_secs(10)).expect("there is a record before the end").unwrap();
             match ControlRecord::decode(job, message.payload().unwrap()).unwrap() {
                 ControlRecord::Release(release) => releases.push(release),
-                ControlRecord::Assignment(_) | ControlRecord::Savepoint(_) | ControlRecord::Origin(_) => {}
+                ControlRecord::Assignment(_)
+                | ControlRecord::Savepoint(_)
+                | ControlRecord::Origin(_)
+                | ControlRecord::Drain => {}
             }
             if message.offset() + 1 >= end {
                 return releases;

@@ -124,6 +124,7 @@ pub(crate) fn pod_in(job: &ValidatedJob, phase: PodPhase) -> PodFacts {
         rows_in: 100,
         rows_out: 10,
         lag_rows: Some(3),
+        waits: None,
         watermark_ms: Some(1_795_244_000_000),
         settings_replicas: Some(job.replicas),
         snapshots: Some(SnapshotStatus {

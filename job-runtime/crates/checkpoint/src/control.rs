@@ -1,4 +1,4 @@
-//! The job's control topic as a whole: who owns what, savepoints under way, and where the job's state came from.
+//! The job's control topic as a whole: who owns what, savepoints under way, where the job's state came from, and whether its input has ended.
 //!
 //! Owns the fold of all records into one value. What each part means is in `ownership` and `savepoint`.
 
@@ -15,6 +15,8 @@ pub struct ControlLog {
     pub board: Board,
     /// The savepoint that the job began from; the first word counts.
     pub origin: Option<String>,
+    /// What is read is all there is, whoever starts and whatever is assigned from here on.
+    pub drained: bool,
 }
 
 impl ControlLog {
@@ -33,6 +35,7 @@ impl ControlLog {
             ControlRecord::Origin(location) => {
                 self.origin.get_or_insert_with(|| location.clone());
             }
+            ControlRecord::Drain => self.drained = true,
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod commit;
 pub mod control;
 pub mod local_log;
 pub mod names;
+pub mod offset_note;
 pub mod ownership;
 pub mod partition_group;
 pub mod savepoint;

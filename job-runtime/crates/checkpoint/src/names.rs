@@ -29,11 +29,6 @@ pub fn consumer_group(job_uid: &str) -> String {
     format!("millstream-{job_uid}")
 }
 
-/// The note beside a committed offset that says that it is this job's: a group that a user names may hold offsets of something else.
-pub fn offset_metadata(job_uid: &str) -> String {
-    format!("millstream/1 {job_uid}")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -45,6 +40,5 @@ mod tests {
         assert_eq!(shuffle_topic("u", OperatorUid(0xabcd)), "millstream-u-shuffle-0000abcd");
         assert_eq!(control_topic("u"), "millstream-u-control");
         assert_eq!(consumer_group("u"), "millstream-u");
-        assert_eq!(offset_metadata("u"), "millstream/1 u");
     }
 }

@@ -62,7 +62,7 @@ impl View {
         match record {
             ControlRecord::Assignment(assignment) => self.assign(assignment),
             ControlRecord::Release(release) => self.release(release),
-            ControlRecord::Savepoint(_) | ControlRecord::Origin(_) => Effect::Void,
+            ControlRecord::Savepoint(_) | ControlRecord::Origin(_) | ControlRecord::Drain => Effect::Void,
         }
     }
 

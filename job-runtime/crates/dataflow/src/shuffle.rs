@@ -24,10 +24,12 @@
 //! the end of the input goes at once. Nothing is sent when nothing changes.
 //!
 //! # Back-pressure
-//! The log takes what readers cannot: on disk, without a bound of ours. But a pod whose readers lag by more than [`LAG_BOUND`] messages on one
+//! The log takes what readers cannot: on disk. A pod whose readers lag by more than [`LAG_BOUND`] messages on one
 //! shard reads nothing from its own sources until it has caught up by half ([`Gate`]). Its event time stands still meanwhile, so that nobody's
-//! windows close over rows that wait.
+//! windows close over rows that wait. And a pod whose messages another one does not read, because that is slow or away, reads nothing from its own
+//! sources beyond a bound ([`backlog`]). Neither stops a pod from reading what others have sent: so pods that wait for each other go on.
 
+pub mod backlog;
 pub mod block;
 pub mod message;
 mod outbox;
@@ -127,6 +129,8 @@ pub struct ShuffleMessage {
     pub shard: ShardId,
     /// The record's value.
     pub bytes: Vec<u8>,
+    /// It has rows; a heartbeat has none.
+    pub rows: bool,
 }
 
 /// The exchanges of a job: each has a topic when the job has several pods.
@@ -134,9 +138,10 @@ pub fn exchanges(graph: &JobGraph) -> impl Iterator<Item = (NodeId, OperatorUid)
     graph.nodes.iter().filter(|node| matches!(node.kind, NodeKind::Exchange(_))).map(|node| (node.id, node.uid))
 }
 
-/// Whether the pod's sources may be read: closed while any reader lags too far behind, and while they are held.
+/// Whether the pod's sources may be read: closed while any reader lags too far behind, here or in another pod, and while they are held.
 pub struct Gate {
     lagging: AtomicUsize,
+    waiting: AtomicBool,
     held: AtomicBool,
     ended: AtomicBool,
     bound: u64,
@@ -146,7 +151,8 @@ pub struct Gate {
 impl Gate {
     /// Closed by a reader that lags by more than `bound`; `wakes` wake all workers of the pod.
     pub fn new(bound: u64, wakes: Vec<Wake>) -> Self {
-        Self { lagging: AtomicUsize::new(0), held: AtomicBool::new(false), ended: AtomicBool::new(false), bound, wakes }
+        let (lagging, [waiting, held, ended]) = (AtomicUsize::new(0), [const { AtomicBool::new(false) }; 3]);
+        Self { lagging, waiting, held, ended, bound, wakes }
     }
 
     /// Of a job of one pod: nothing lags, and nobody waits.
@@ -156,7 +162,16 @@ impl Gate {
 
     /// True while sources must not be read.
     pub fn is_closed(&self) -> bool {
-        self.held.load(Ordering::Acquire) || self.lagging.load(Ordering::Acquire) > 0
+        self.held.load(Ordering::Acquire)
+            || self.waiting.load(Ordering::Acquire)
+            || self.lagging.load(Ordering::Acquire) > 0
+    }
+
+    /// Lets the sources wait for readers of other pods (see [`backlog`]), or go on.
+    pub fn wait(&self, wait: bool) {
+        if self.waiting.swap(wait, Ordering::AcqRel) && !wait {
+            self.wakes.iter().for_each(|wake| wake());
+        }
     }
 
     /// Holds the sources, or lets them go on. A barrier that a worker is told of after this stands behind the last that it read.

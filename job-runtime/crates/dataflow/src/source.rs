@@ -28,6 +28,15 @@ pub enum SourcePosition {
     Opaque(Vec<u8>),
 }
 
+/// How far a partition is read, and what its rows have said about event time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reached {
+    /// The place after the last row given out.
+    pub position: SourcePosition,
+    /// The watermark behind the rows before that place; `None` if they stand for none. Never the end of time: more may be added behind the place.
+    pub watermark_ms: Option<i64>,
+}
+
 /// What `poll` found.
 #[derive(Debug)]
 pub enum SourcePoll {
@@ -59,6 +68,10 @@ pub trait SourcePartition: Send {
     }
     /// The place after the last row given out. Cheap: called at every barrier.
     fn position(&self) -> SourcePosition;
+    /// [`Reached::watermark_ms`] of the place that the partition was opened at, if it was read before: its event time goes on from there.
+    fn known_ms(&self) -> Option<i64> {
+        None
+    }
 }
 
 /// A source cannot go on.

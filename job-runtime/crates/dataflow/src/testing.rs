@@ -149,6 +149,7 @@ pub struct VecPartition {
     group: Option<KeyGroup>,
     /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
     letters: Option<EncodedRows>,
+    known_ms: Option<i64>,
 }
 
 impl VecPartition {
@@ -166,7 +167,7 @@ impl VecPartition {
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
         let id = PartitionId(id.to_owned());
-        Self { id, batches, batch, row, pending_every, polls: 0, group: None, letters: None }
+        Self { id, batches, batch, row, pending_every, polls: 0, group: None, letters: None, known_ms: None }
     }
 
     /// Stands for a key group: there lies the state of its rows' keys.
@@ -179,6 +180,12 @@ impl VecPartition {
     #[must_use]
     pub fn with_letters(self) -> Self {
         Self { letters: Some(EncodedRows::default()), ..self }
+    }
+
+    /// What the rows before its position stand for.
+    #[must_use]
+    pub fn after(self, known_ms: Option<i64>) -> Self {
+        Self { known_ms, ..self }
     }
 }
 
@@ -220,6 +227,10 @@ impl SourcePartition for VecPartition {
         let mut bytes = (self.batch as u64).to_le_bytes().to_vec();
         bytes.extend_from_slice(&(self.row as u64).to_le_bytes());
         SourcePosition::Opaque(bytes)
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.known_ms
     }
 }
 

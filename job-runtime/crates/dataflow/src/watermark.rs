@@ -100,32 +100,47 @@ pub struct SourceWatermarks {
 #[derive(Clone, Copy, Debug)]
 struct PartitionTime {
     time: EventTime,
+    /// What its rows stand for, also when it is at its end.
+    rows_ms: i64,
     /// Since when polls have found nothing.
     pending_since_ms: Option<u64>,
 }
 
 impl PartitionTime {
-    const START: Self = Self { time: EventTime::START, pending_since_ms: None };
+    /// Of a partition that is read from its beginning, or from a place whose rows stand for `known_ms`.
+    fn new(known_ms: Option<i64>) -> Self {
+        let rows_ms = known_ms.unwrap_or(NO_WATERMARK).min(END_OF_TIME - 1);
+        Self { time: EventTime { watermark_ms: rows_ms, idle: false }, rows_ms, pending_since_ms: None }
+    }
 }
 
 impl SourceWatermarks {
-    /// For `partitions` partitions of which nothing is known. No partition at all is the end of time, unless the source is `growing`.
-    pub fn new(partitions: usize, idle_timeout: Option<Duration>, growing: bool) -> Self {
+    /// Without partitions yet. No partition at all is the end of time, unless the source is `growing`.
+    pub fn new(idle_timeout: Option<Duration>, growing: bool) -> Self {
         Self {
-            partitions: vec![PartitionTime::START; partitions],
+            partitions: Vec::new(),
             growing,
             idle_timeout_ms: idle_timeout.map(|d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX)),
             combined: EventTime::START,
         }
     }
 
-    /// A partition of which nothing is known takes the place of one that is at its end, or a new one. It holds the watermark where it is
-    /// until it has rows.
-    pub fn add(&mut self, place: usize) {
+    /// A partition takes the place of one that is at its end, or a new one. `known_ms` is what [`Self::reached`] said of it before. If nothing
+    /// is known it holds the watermark where it is until it has rows.
+    pub fn add(&mut self, place: usize, known_ms: Option<i64>) {
+        let new = PartitionTime::new(known_ms);
         match self.partitions.get_mut(place) {
-            Some(slot) => *slot = PartitionTime::START,
-            None => self.partitions.push(PartitionTime::START),
+            Some(slot) => *slot = new,
+            None => self.partitions.push(new),
         }
+    }
+
+    /// What a partition's next reader is to begin with: what its rows stand for, or the combined watermark if that is ahead of it, because the
+    /// partition was idle and did not count. The minimum over partitions is the same with it, so none need know where the others were.
+    pub fn reached(&self, place: usize) -> Option<i64> {
+        let combined = Some(self.combined.watermark_ms).filter(|&ms| ms != END_OF_TIME).unwrap_or(NO_WATERMARK);
+        let reached = self.partitions[place].rows_ms.max(combined);
+        (reached != NO_WATERMARK).then_some(reached)
     }
 
     /// Event time of all partitions, as last taken.
@@ -140,7 +155,8 @@ impl SourceWatermarks {
         slot.time.idle = false;
         if let Some(watermark) = watermark_ms {
             // The end of time is reached only by the end of the input, whatever a row says.
-            slot.time.watermark_ms = slot.time.watermark_ms.max(watermark.min(END_OF_TIME - 1));
+            slot.rows_ms = slot.rows_ms.max(watermark.min(END_OF_TIME - 1));
+            slot.time.watermark_ms = slot.time.watermark_ms.max(slot.rows_ms);
         }
     }
 
@@ -159,7 +175,7 @@ impl SourceWatermarks {
         let slot = &mut self.partitions[partition];
         // What follows may be older than the end of time: the partition only holds nothing back any more.
         let time = if self.growing { EventTime { idle: true, ..slot.time } } else { EventTime::END };
-        *slot = PartitionTime { time, pending_since_ms: None };
+        *slot = PartitionTime { time, pending_since_ms: None, ..*slot };
     }
 
     /// No more partitions are added: the end of all is the end of time.
@@ -190,9 +206,16 @@ impl SourceWatermarks {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn at(watermark_ms: i64) -> EventTime {
         EventTime { watermark_ms, idle: false }
+    }
+
+    fn of_two(idle_timeout: Option<Duration>, known_ms: [Option<i64>; 2]) -> SourceWatermarks {
+        let mut source = SourceWatermarks::new(idle_timeout, false);
+        known_ms.into_iter().enumerate().for_each(|(place, known)| source.add(place, known));
+        source
     }
 
     #[test]
@@ -230,21 +253,21 @@ mod tests {
 
     #[test]
     fn a_source_without_partitions_is_at_its_end() {
-        assert_eq!(SourceWatermarks::new(0, None, false).take_change(), Some(EventTime::END));
+        assert_eq!(SourceWatermarks::new(None, false).take_change(), Some(EventTime::END));
     }
 
     #[test]
     fn a_growing_source_has_no_end_and_a_new_partition_holds_the_watermark_until_it_has_rows() {
-        let mut source = SourceWatermarks::new(0, None, true);
+        let mut source = SourceWatermarks::new(None, true);
         assert_eq!(source.take_change(), Some(EventTime { watermark_ms: NO_WATERMARK, idle: true }));
-        source.add(0);
+        source.add(0, None);
         source.on_rows(0, Some(50));
         assert_eq!(source.take_change(), Some(at(50)));
         source.on_end(0);
         assert_eq!(source.take_change(), Some(EventTime { watermark_ms: 50, idle: true }));
-        source.add(0);
+        source.add(0, None);
         assert_eq!(source.take_change(), Some(at(50)));
-        source.add(1);
+        source.add(1, None);
         source.on_rows(0, Some(90));
         assert_eq!(source.take_change(), None);
         source.on_rows(1, Some(70));
@@ -253,7 +276,7 @@ mod tests {
 
     #[test]
     fn a_partition_without_rows_becomes_idle_after_the_timeout_and_comes_back() {
-        let mut source = SourceWatermarks::new(2, Some(Duration::from_millis(100)), false);
+        let mut source = of_two(Some(Duration::from_millis(100)), [None, None]);
         source.on_rows(0, Some(50));
         source.on_pending(1, 1_000);
         assert_eq!(source.take_change(), None);
@@ -267,5 +290,62 @@ mod tests {
         source.on_end(0);
         source.on_end(1);
         assert_eq!(source.take_change(), Some(EventTime::END));
+    }
+
+    #[test]
+    fn time_goes_on_from_what_partitions_had_reached() {
+        assert_eq!(of_two(None, [Some(50), Some(40)]).take_change(), Some(at(40)), "no row is needed");
+        let mut source = of_two(None, [Some(50), None]);
+        assert_eq!(source.take_change(), None, "the other one was never heard of");
+        source.on_rows(1, Some(45));
+        assert_eq!(source.take_change(), Some(at(45)));
+        source.on_rows(0, Some(30));
+        source.on_rows(1, Some(60));
+        assert_eq!(source.take_change(), Some(at(50)), "a late row does not turn time back");
+        assert_eq!([source.reached(0), source.reached(1)], [Some(50), Some(60)]);
+    }
+
+    #[test]
+    fn a_known_partition_counts_until_its_idle_timeout_begins_anew_and_is_over() {
+        let mut source = of_two(Some(Duration::from_millis(100)), [Some(50), Some(40)]);
+        assert_eq!(source.take_change(), Some(at(40)));
+        source.on_pending(1, 5_000);
+        assert_eq!(source.take_change(), None);
+        source.on_pending(1, 5_100);
+        assert_eq!(source.take_change(), Some(at(50)));
+        assert_eq!(source.reached(1), Some(50), "its next rows count against what went on without it");
+    }
+
+    #[test]
+    fn the_end_of_the_input_is_not_kept() {
+        let mut source = of_two(None, [None, None]);
+        source.on_rows(0, Some(50));
+        source.on_end(0);
+        source.on_end(1);
+        assert_eq!(source.take_change(), Some(EventTime::END));
+        assert_eq!([source.reached(0), source.reached(1)], [Some(50), None], "more may be added behind it");
+        assert_eq!(of_two(None, [Some(END_OF_TIME), Some(3)]).take_change(), Some(at(3)));
+    }
+
+    proptest! {
+        /// Whatever happened before: with what each had reached, a new reader of the same partitions is where the old one was.
+        #[test]
+        fn the_combined_time_is_the_minimum_of_what_each_had_reached(
+            steps in proptest::collection::vec((0..3usize, proptest::option::of(0..100i64)), 0..40),
+        ) {
+            let mut source = SourceWatermarks::new(Some(Duration::from_millis(1)), false);
+            (0..3).for_each(|place| source.add(place, None));
+            for (now, (place, watermark)) in steps.into_iter().enumerate() {
+                match watermark {
+                    Some(watermark) => source.on_rows(place, Some(watermark)),
+                    None => source.on_pending(place, now as u64),
+                }
+                source.take_change();
+            }
+            let mut next = SourceWatermarks::new(None, false);
+            (0..3).for_each(|place| next.add(place, source.reached(place)));
+            next.take_change();
+            prop_assert_eq!(next.combined().watermark_ms, source.combined().watermark_ms);
+        }
     }
 }

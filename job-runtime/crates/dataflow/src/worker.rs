@@ -26,7 +26,7 @@ use crate::graph::{JobGraph, NodeId};
 use crate::key::{ShardId, Shards};
 use crate::shuffle::{Gate, ShuffleBlock, ShuffleConfig, ShuffleShare};
 use crate::sink::{SinkChunk, SinkEncoder};
-use crate::source::{PartitionId, SourcePartition, SourcePosition};
+use crate::source::{PartitionId, Reached, SourcePartition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
 use crate::watermark::END_OF_TIME;
 
@@ -79,7 +79,7 @@ pub struct WorkerCommit {
     /// State changes of the interval, one batch per shard that changed.
     pub changes: Vec<(ShardId, ChangeBatch)>,
     /// Where those of this worker's source partitions stand that have moved since the last commit; at first all.
-    pub positions: Vec<(NodeId, PartitionId, SourcePosition)>,
+    pub positions: Vec<(NodeId, PartitionId, Reached)>,
     /// For other pods: one per exchange, if there are any.
     pub shuffles: Vec<ShuffleShare>,
     /// Rows read in the interval.

@@ -131,6 +131,9 @@ pub struct PodStatus {
     /// Source rows that are there and not yet read, if known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_rows: Option<u64>,
+    /// What the sources of the pod are held for, if another pod has not read what this one sent it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// The job's watermark in milliseconds since 1970-01-01T00:00:00Z.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark_ms: Option<i64>,

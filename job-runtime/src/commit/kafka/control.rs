@@ -47,6 +47,8 @@ pub(super) struct Membership {
     pub(super) board: Board,
     /// The savepoint that the job began from.
     pub(super) origin: Option<String>,
+    /// The job's input has ended.
+    pub(super) drained: bool,
 }
 
 /// The control topic, for one pod.
@@ -83,8 +85,8 @@ impl Control<'_> {
                 "the job has state already, and goes on from that; restoreFrom is not used"
             );
         }
-        let ControlLog { view, board, origin } = log;
-        Ok(Membership { process, view, board, origin })
+        let ControlLog { view, board, origin, drained } = log;
+        Ok(Membership { process, view, board, origin, drained })
     }
 
     /// Pod 0 makes the next assignment when the number of pods has changed: while it works under the last one, so that it can release what
@@ -304,6 +306,11 @@ impl KafkaCommitLog {
         &self.membership.board
     }
 
+    /// True if the job's input had ended when the process joined.
+    pub fn is_drained(&self) -> bool {
+        self.membership.drained
+    }
+
     /// What pods say to each other of savepoints.
     pub fn control_topic(&self) -> ControlTopic {
         ControlTopic { config: self.config.clone(), job: self.job, connected: None }
@@ -367,6 +374,15 @@ impl ControlTopic {
         }
         control.append_as(crash::Step::Reassign, &ControlRecord::Assignment(current.rescaled(pods)))?;
         Ok(true)
+    }
+
+    /// Ends the job's input for all pods, and for those that start later.
+    ///
+    /// # Errors
+    /// When Kafka does not take it; it may be there nevertheless.
+    pub fn drain(&self) -> Result<(), RecoverError> {
+        let client = self.client()?;
+        Control { config: &self.config, job: self.job, client: &client }.append(&ControlRecord::Drain)
     }
 
     /// The ends of partitions of internal topics now, whatever of it is committed.

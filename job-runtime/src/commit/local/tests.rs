@@ -1,6 +1,7 @@
 //! Promises of the local commit log over restarts and torn writes. Does not start the runtime.
 
 use super::*;
+use crate::commit::KafkaOffset;
 use crate::state::rocks::{RocksConfig, RocksDatabases};
 use dataflow::worker::CommitId;
 
@@ -213,6 +214,7 @@ fn output_for_kafka_is_refused() {
     let home = Home::new();
     let mut stores = home.stores(1);
     let mut log = home.open(&mut stores).unwrap();
-    let offsets = CommitRequest { id: CommitId(1), changes: Vec::new(), kafka_offsets: vec![("t".into(), 0, 1)] };
+    let offset = KafkaOffset { topic: "t".into(), partition: 0, next_offset: 1, watermark_ms: None };
+    let offsets = CommitRequest { id: CommitId(1), changes: Vec::new(), kafka_offsets: vec![offset] };
     assert!(matches!(log.commit(offsets), Err(CommitError::Fatal { .. })));
 }

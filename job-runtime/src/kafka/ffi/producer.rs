@@ -30,6 +30,19 @@ pub struct Deliveries {
     pub placed: Vec<(usize, i64)>,
 }
 
+/// A consumer offset with the note beside it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NotedOffset {
+    /// The topic.
+    pub topic: String,
+    /// Its partition.
+    pub partition: i32,
+    /// The next offset to read.
+    pub offset: i64,
+    /// Kafka calls it metadata.
+    pub note: String,
+}
+
 /// What the callbacks share with the producer's owner.
 #[derive(Default)]
 struct Shared {
@@ -145,24 +158,18 @@ impl RawProducer {
         unsafe { ClientError::take(c::rd_kafka_abort_transaction(self.client, millis(timeout))) }
     }
 
-    /// Adds consumer offsets to the transaction, each with `note` beside it. Flush before: without it the call takes 100 ms.
+    /// Adds consumer offsets to the transaction. Flush before: without it the call takes 100 ms.
     ///
     /// # Errors
     /// The client's.
-    pub fn send_offsets(
-        &self,
-        group: &str,
-        offsets: &[(String, i32, i64)],
-        note: &str,
-        timeout: Duration,
-    ) -> Result<(), ClientError> {
+    pub fn send_offsets(&self, group: &str, offsets: &[NotedOffset], timeout: Duration) -> Result<(), ClientError> {
         let group = c_string(group)?;
-        let topics = offsets.iter().map(|(topic, ..)| c_string(topic)).collect::<Result<Vec<_>, _>>()?;
+        let topics = offsets.iter().map(|offset| c_string(&offset.topic)).collect::<Result<Vec<_>, _>>()?;
         // SAFETY: list and group metadata are made here, used in the one call, and destroyed here; the element pointer is valid until the
         // next add; its metadata is a fresh allocation of the client's allocator, which destroying the list frees.
         unsafe {
             let list = c::rd_kafka_topic_partition_list_new(offsets.len() as c_int);
-            for ((_, partition, offset), topic) in offsets.iter().zip(&topics) {
+            for (NotedOffset { partition, offset, note, .. }, topic) in offsets.iter().zip(&topics) {
                 let element = c::rd_kafka_topic_partition_list_add(list, topic.as_ptr(), *partition);
                 (*element).offset = *offset;
                 let bytes = c::rd_kafka_mem_malloc(self.client, note.len());

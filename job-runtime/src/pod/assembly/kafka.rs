@@ -8,9 +8,10 @@ use std::sync::atomic::AtomicBool;
 use checkpoint::snapshot::choice::LogBounds;
 use dataflow::graph::{JobGraph, NodeId, NodeKind};
 use dataflow::key::ShardId;
-use dataflow::source::{PartitionId, SourcePosition};
+use dataflow::source::{PartitionId, Reached, SourcePosition};
 
 use super::{OpenSink, OpenSource, Seat, table};
+use crate::commit::KafkaOffset;
 use crate::commit::kafka::{Assigned, KafkaCommitLog, KafkaLogConfig};
 use crate::connector::options::{Connector, TableOptions};
 use crate::connector::{ConnectorError, SinkTarget};
@@ -19,8 +20,8 @@ use crate::kafka::properties::KafkaProperties;
 use crate::pod::{PodConfig, PodError};
 use crate::state::rocks::RocksShardStore;
 
-/// Where a partition of a source node stands.
-type Position = ((NodeId, PartitionId), SourcePosition);
+/// How far a partition of a source node is read.
+type Position = ((NodeId, PartitionId), Reached);
 
 /// How long a start waits for Kafka.
 const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
@@ -29,6 +30,12 @@ const DEADLINE: std::time::Duration = std::time::Duration::from_secs(10);
 pub(super) struct KafkaLog {
     pub(super) log: KafkaCommitLog,
     pub(super) sources: Vec<NodeId>,
+}
+
+/// Where the log is, and the consumer group of its offsets.
+pub(super) struct LogCluster {
+    pub(super) properties: KafkaProperties,
+    pub(super) group: String,
 }
 
 /// The pod's earlier process can write no more, and the pod has its seat; the log is not read yet.
@@ -136,6 +143,11 @@ impl FencedLog {
 }
 
 impl KafkaLog {
+    /// Where the log is.
+    pub(super) fn cluster(&self) -> LogCluster {
+        LogCluster { properties: self.log.properties().clone(), group: self.log.group().to_owned() }
+    }
+
     /// Committed offsets of the riding sources.
     pub(super) fn positions(&self, sources: &[OpenSource<'_>]) -> Result<Vec<Position>, PodError> {
         let mut wanted = Vec::new();
@@ -149,8 +161,9 @@ impl KafkaLog {
         let keys: Vec<(String, i32)> = wanted.iter().map(|(_, _, key)| key.clone()).collect();
         let found = self.log.committed_offsets(&keys)?;
         let position = |(node, id, key): (NodeId, PartitionId, (String, i32))| {
-            let next_offset = *found.get(&key)?;
-            Some(((node, id), SourcePosition::Kafka { topic: key.0, partition: key.1, next_offset }))
+            let KafkaOffset { topic, partition, next_offset, watermark_ms } = found.get(&key)?.clone();
+            let position = SourcePosition::Kafka { topic, partition, next_offset };
+            Some(((node, id), Reached { position, watermark_ms }))
         };
         Ok(wanted.into_iter().filter_map(position).collect())
     }

@@ -27,6 +27,8 @@ pub(super) struct Orders {
     topic: Option<ControlTopic>,
     note: Option<ControlTopic>,
     urgent: Arc<AtomicBool>,
+    /// The job's input had ended before.
+    drained: bool,
     events: SyncSender<Event>,
     heard: Receiver<Event>,
 }
@@ -44,12 +46,13 @@ impl Orders {
         let (events, heard) = savepoint::channel();
         let urgent = Arc::new(AtomicBool::new(false));
         let first = || Assignment::first(config.shards.count(), 1);
-        let (mut watching, mut topic, mut note) = (None, None, None);
+        let (mut watching, mut topic, mut note, mut drained) = (None, None, None, false);
         let agreement = match &recovered.log {
             Log::Local(_) => Agreement::Alone(first()),
             Log::Kafka(kafka) => {
                 let log = &kafka.log;
                 (topic, note) = (Some(log.control_topic()), Some(log.control_topic()));
+                drained = log.is_drained();
                 let assignment = log.assignment().cloned().unwrap_or_else(first);
                 if recovered.seat.has_others() || config.pods > 1 {
                     let (number, monitor, events) = (assignment.number, Arc::clone(monitor), events.clone());
@@ -57,6 +60,9 @@ impl Orders {
                         if log.view.number() > number {
                             tracing::info!(from = number, to = log.view.number(), "another assignment is in force");
                             crash::around(Step::Notice, || monitor.reassign());
+                        }
+                        if log.drained {
+                            let _ = events.send(Event::InputEnds);
                         }
                         // The thread looks at the newest only; what does not fit waits for the next change.
                         let _ = events.send(Event::Board(log.board.clone()));
@@ -68,7 +74,7 @@ impl Orders {
                 }
             }
         };
-        Ok(Self { watching, agreement, topic, note, urgent, events, heard })
+        Ok(Self { watching, agreement, topic, note, urgent, drained, events, heard })
     }
 
     /// For the snapshot thread.
@@ -88,6 +94,9 @@ impl Orders {
     ) -> Result<Started, PodError> {
         let (desk, book) = (Arc::new(Desk::new(std::thread::current())), Arc::new(Book::default()));
         let alone = matches!(self.agreement, Agreement::Alone(_));
+        if self.drained {
+            cast.gate.end();
+        }
         let exchanges = dataflow::shuffle::exchanges(&config.planned.graph).count();
         let rounds = if cast.outward.is_some() { 1 + exchanges } else { 1 };
         let mut reads: BTreeMap<String, Vec<i32>> = BTreeMap::new();
@@ -102,6 +111,7 @@ impl Orders {
             reads: reads.into_iter().collect(),
             snapshots,
             desk: Arc::clone(&desk),
+            gate: Arc::clone(&cast.gate),
             urgent: self.urgent,
             book: Arc::clone(&book),
         };

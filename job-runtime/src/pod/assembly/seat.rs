@@ -10,16 +10,17 @@ use checkpoint::{local_log, names};
 use dataflow::graph::{JobGraph, NodeId, NodeKind, OperatorUid};
 use dataflow::key::{ShardId, Shards};
 use dataflow::shuffle::outgoing::Outgoing;
-use dataflow::shuffle::{self, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleReader};
+use dataflow::shuffle::{self, Gate, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleReader};
 use dataflow::state::ShardStore;
 use dataflow::worker::{Wake, WorkerError};
 
+use super::kafka::LogCluster;
 use super::{Cast, table};
 use crate::connector::options::{self, Connector, TableOptions};
 use crate::kafka::properties::KafkaProperties;
 use crate::kafka::shuffle::{ReadUpTo, ShuffleClient};
 use crate::planted::{self, Bug};
-use crate::pod::shuffle::{Outward, Trimmer};
+use crate::pod::shuffle::{Outward, Pressure, Readers, Trimmer};
 use crate::pod::{PodConfig, PodError};
 
 /// See the module's documentation.
@@ -126,18 +127,32 @@ impl Seat {
         self.view().is_some()
     }
 
-    /// What goes to other pods.
+    /// What goes to other pods; `gate` is closed while one of them is too far behind.
     pub(super) fn outward(
         &self,
         graph: &JobGraph,
-        properties: Option<&KafkaProperties>,
+        cluster: Option<&LogCluster>,
         workers: usize,
+        gate: &Arc<Gate>,
     ) -> Result<Option<Outward>, PodError> {
-        let (Some(view), Some(properties)) = (self.view(), properties) else { return Ok(None) };
+        let (Some(view), Some(LogCluster { properties, group })) = (self.view(), cluster) else { return Ok(None) };
         let elsewhere: Vec<ShardId> = self.shards.all().filter(|shard| !self.owns(*shard)).collect();
         let outgoing = Outgoing::new(view, shuffle::exchanges(graph), &elsewhere, workers);
         let trimmer = Trimmer::start(properties.clone()).map_err(PodError::Thread)?;
-        Ok(Some(Outward { outgoing, topics: self.topics(graph), trimmer }))
+        let (topics, properties, group) = (self.topics(graph), properties.clone(), group.clone());
+        let readers = Readers { properties, group, topics: topics.clone(), owners: self.owners() };
+        let pressure = Pressure::start(readers, Arc::clone(gate)).map_err(PodError::Thread)?;
+        Ok(Some(Outward { outgoing, topics, trimmer, pressure, running: BTreeMap::new() }))
+    }
+
+    /// The pod of each shard.
+    fn owners(&self) -> Vec<u16> {
+        let pods = &self.assignment.pods;
+        let owner = |shard: ShardId| {
+            let mut of = pods.iter().filter(|pod| pod.shards.iter().any(|range| range.contains(&shard.0)));
+            of.next().map_or(self.ordinal, |pod| pod.ordinal)
+        };
+        self.shards.all().map(owner).collect()
     }
 
     fn topics(&self, graph: &JobGraph) -> BTreeMap<NodeId, String> {
@@ -207,6 +222,7 @@ mod tests {
         let other = OTHER_POD;
         assert_eq!(*seat(1, 2).owner(2), [other, other, other, other, 0, 0, 1, 1]);
         assert_eq!(seat(1, 2).own_shards(), [4, 5, 6, 7].map(ShardId));
+        assert_eq!(seat(1, 2).owners(), [0, 0, 0, 0, 1, 1, 1, 1]);
     }
 
     #[test]

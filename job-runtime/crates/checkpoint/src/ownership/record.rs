@@ -1,17 +1,21 @@
-//! Layout of the control topic's records: an assignment, a release of shards, a word on a savepoint, or the job's origin.
+//! Layout of the control topic's records: an assignment, a release of shards, a word on a savepoint, the job's origin, or the end of its input.
 //!
-//! Owns the layout of a release, and telling them apart. Which record counts is `ownership::View`'s and `savepoint::Board`'s to say.
+//! Owns the layout of a release and of a drain, and telling all apart. Which record counts is `ownership::View`'s and `savepoint::Board`'s to say.
 //!
 //! The first byte says what a record is and in which version: 1 an assignment (layout in `assignment`), 2 a release, 3 a savepoint's and 4 an
-//! origin (layouts in `savepoint::record`).
+//! origin (layouts in `savepoint::record`), 5 a drain.
 //!
 //! # Release, version 1 (all integers little-endian)
 //! `kind u8 = 2 | job u64 | number u64 | pod u16 | count u16 | shards u16 each | crc32 u32 of all before`.
+//!
+//! # Drain, version 1
+//! `kind u8 = 5 | job u64 | crc32 u32 of all before`.
 
 use crate::assignment::{Assignment, AssignmentError};
 use crate::savepoint::record::{self as savepoint, SavepointRecord};
 
 const RELEASE: u8 = 2;
+const DRAIN: u8 = 5;
 const FIXED: usize = 21;
 
 /// A record of the control topic.
@@ -25,6 +29,8 @@ pub enum ControlRecord {
     Savepoint(SavepointRecord),
     /// The savepoint that the job's state comes from.
     Origin(String),
+    /// What is read is all there is, for ever: the sources of all pods are at their end.
+    Drain,
 }
 
 /// A pod holds nothing of these shards any more and will write nothing of them under what it lost them by.
@@ -60,6 +66,7 @@ impl ControlRecord {
             Self::Release(release) => release.encode(job),
             Self::Savepoint(record) => record.encode(job),
             Self::Origin(location) => savepoint::encode_origin(job, location),
+            Self::Drain => encode_drain(job),
         }
     }
 
@@ -72,6 +79,7 @@ impl ControlRecord {
             Some(&RELEASE) => return Release::decode(job, value).map(Self::Release),
             Some(&savepoint::SAVEPOINT) => return SavepointRecord::decode(job, value).map(Self::Savepoint),
             Some(&savepoint::ORIGIN) => return savepoint::decode_origin(job, value).map(Self::Origin),
+            Some(&DRAIN) => return decode_drain(job, value).map(|()| Self::Drain),
             Some(_) | None => {}
         }
         Assignment::decode(job, value).map(Self::Assignment).map_err(|error| match error {
@@ -79,6 +87,27 @@ impl ControlRecord {
             AssignmentError::Damaged => ControlError::Damaged,
             AssignmentError::Foreign => ControlError::Foreign,
         })
+    }
+}
+
+fn encode_drain(job: u64) -> Vec<u8> {
+    let mut out = vec![DRAIN];
+    out.extend_from_slice(&job.to_le_bytes());
+    out.extend_from_slice(&crc32fast::hash(&out).to_le_bytes());
+    out
+}
+
+fn decode_drain(job: u64, value: &[u8]) -> Result<(), ControlError> {
+    let (body, crc) = value.split_last_chunk::<4>().ok_or(ControlError::Damaged)?;
+    match body.split_first_chunk::<9>() {
+        Some((head, [])) if crc32fast::hash(body) == u32::from_le_bytes(*crc) => {
+            if head[1..] == job.to_le_bytes() {
+                Ok(())
+            } else {
+                Err(ControlError::Foreign)
+            }
+        }
+        Some(_) | None => Err(ControlError::Damaged),
     }
 }
 

@@ -136,8 +136,20 @@ fn a_damaged_foreign_or_newer_record_is_refused() {
         assert_eq!(ControlRecord::decode(7, &damaged), Err(ControlError::Damaged), "byte {at}");
         assert_eq!(ControlRecord::decode(7, &bytes[..at]), Err(ControlError::Damaged), "cut at {at}");
     }
-    assert_eq!(ControlRecord::decode(7, &[&[5], &bytes[1..]].concat()), Err(ControlError::Kind(5)));
+    assert_eq!(ControlRecord::decode(7, &[&[6], &bytes[1..]].concat()), Err(ControlError::Kind(6)));
     assert_eq!(ControlRecord::decode(7, &[]), Err(ControlError::Damaged));
+}
+
+#[test]
+fn the_layout_of_a_drain_stays_as_it_is() {
+    let bytes = ControlRecord::Drain.encode(0x0807_0605_0403_0201);
+    let fixed = [5, 1, 2, 3, 4, 5, 6, 7, 8];
+    assert_eq!((&bytes[..9], &bytes[9..]), (&fixed[..], &crc32fast::hash(&fixed).to_le_bytes()[..]));
+    assert_eq!(ControlRecord::decode(0x0807_0605_0403_0201, &bytes), Ok(ControlRecord::Drain));
+    assert_eq!(ControlRecord::decode(8, &bytes), Err(ControlError::Foreign));
+    for at in 0..bytes.len() {
+        assert_eq!(ControlRecord::decode(8, &bytes[..at]), Err(ControlError::Damaged), "cut at {at}");
+    }
 }
 
 #[test]
@@ -161,7 +173,10 @@ proptest! {
         let records: Vec<_> = numbers.iter().map(|(number, owner)| assign(*number, &[*owner])).collect();
         let alone = records.iter().filter_map(|record| match record {
             ControlRecord::Assignment(assignment) => Some(assignment.clone()),
-            ControlRecord::Release(_) | ControlRecord::Savepoint(_) | ControlRecord::Origin(_) => None,
+            ControlRecord::Release(_)
+            | ControlRecord::Savepoint(_)
+            | ControlRecord::Origin(_)
+            | ControlRecord::Drain => None,
         });
         prop_assert_eq!(view(&records).in_force().cloned(), assignment::in_force(alone));
     }

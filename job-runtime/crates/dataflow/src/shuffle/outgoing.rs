@@ -156,9 +156,10 @@ fn message(
     commit: CommitId,
     blocks: Vec<(BlockKind, &[u8])>,
 ) -> ShuffleMessage {
+    let rows = !blocks.is_empty();
     let message = Message { assignment: view.assignment, slot: view.slot, commit: commit.0, time, blocks };
     let route = Route { job: view.job, exchange: exchange.uid, shard };
-    ShuffleMessage { exchange: exchange.node, shard, bytes: message.encode(route) }
+    ShuffleMessage { exchange: exchange.node, shard, bytes: message.encode(route), rows }
 }
 
 #[cfg(test)]
@@ -194,6 +195,7 @@ mod tests {
         let show = |m: ShuffleMessage| {
             let route = Route { job: 5, exchange: UID, shard: m.shard };
             let decoded = decode(route, &m.bytes).unwrap();
+            assert_eq!(m.rows, !decoded.blocks.is_empty());
             (m.shard.0, decoded.time.watermark_ms, decoded.blocks.iter().map(|(_, b)| b.len()).collect())
         };
         outgoing.messages(CommitId(1), now_ms).into_iter().map(show).collect()

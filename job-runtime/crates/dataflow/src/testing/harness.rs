@@ -16,7 +16,7 @@ use crate::key::{KeyGroup, ShardId, Shards};
 use crate::shuffle::outgoing::Outgoing;
 use crate::shuffle::{self, Gate, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleMessage, ShuffleReader};
 use crate::sink::SinkPayload;
-use crate::source::{PartitionId, SourcePartition, SourcePosition};
+use crate::source::{PartitionId, Reached, SourcePartition, SourcePosition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
 use crate::worker::{
     AppliedOffsets, CommitId, StepStatus, Wake, Worker, WorkerCommit, WorkerConfig, WorkerError, WorkerEvent,
@@ -113,7 +113,7 @@ type LogRecord = Vec<(ShardId, ChangeBatch)>;
 struct Durable {
     log: Vec<LogRecord>,
     disks: Vec<Disk>,
-    positions: BTreeMap<(NodeId, PartitionId), SourcePosition>,
+    positions: BTreeMap<(NodeId, PartitionId), Reached>,
     output: BTreeMap<NodeId, Vec<RecordBatch>>,
     letters: Vec<String>,
     /// The pod of each shard.
@@ -142,6 +142,8 @@ struct Process {
     woken: Vec<Arc<AtomicBool>>,
     /// Sources always have something, so that an idle worker that nobody woke has nothing to do.
     strict: bool,
+    /// Closed and opened at random, as by readers of other pods that are too far behind.
+    gate: Arc<Gate>,
 }
 
 impl Harness {
@@ -245,6 +247,7 @@ impl Harness {
             idle: vec![false; made.len()],
             woken,
             strict,
+            gate,
             workers: made,
             begun: before,
             committed: before,
@@ -272,9 +275,11 @@ impl Harness {
             };
             for (number, batches) in source.partitions.iter().enumerate().filter(|(number, _)| is_own(*number)) {
                 let id = PartitionId(number.to_string());
-                let position = durable.positions.get(&(source.node, id.clone()));
+                let reached = durable.positions.get(&(source.node, id.clone()));
                 let pending_every = if strict { 0 } else { [0, 2, 3, 4, 7][random.below(5)] };
+                let position = reached.map(|reached| &reached.position);
                 let partition = VecPartition::new(&id.0, Arc::clone(batches), position, pending_every);
+                let partition = partition.after(reached.and_then(|reached| reached.watermark_ms));
                 let partition = partition.in_group(source.groups.get(number).copied());
                 sources.push((source.node, Box::new(partition.with_letters())));
             }
@@ -290,7 +295,7 @@ impl Harness {
                 let place = Place::stored(store, self.shards, uid).expect("the harness damages nothing");
                 let next = place.map_or(0, |place| place.next_offset);
                 let committed = durable.positions.get(&(node, PartitionId(store.shard().0.to_string())));
-                let said = match committed {
+                let said = match committed.map(|reached| &reached.position) {
                     Some(SourcePosition::Kafka { next_offset, .. }) => *next_offset,
                     Some(SourcePosition::Opaque(_)) | None => 0,
                 };
@@ -322,6 +327,9 @@ impl Durable {
 
 impl Process {
     fn turn(&mut self, harness: &Harness, durable: &mut Durable, random: &mut Random) -> Result<(), WorkerError> {
+        if random.once_in(40) {
+            self.gate.wait(random.once_in(3));
+        }
         let all_idle = self.idle.iter().all(|&idle| idle);
         // At most two commits are under way, as in a pod: one whose outcome is awaited, one that is being computed.
         if self.begun.0 < self.committed.0 + 2 && (all_idle || random.once_in(harness.commit_once_in)) {
@@ -370,7 +378,7 @@ impl Process {
         let mut record = LogRecord::new();
         for mut share in shares {
             self.outgoing.take(share.worker, std::mem::take(&mut share.shuffles));
-            durable.positions.extend(share.positions.into_iter().map(|(node, id, position)| ((node, id), position)));
+            durable.positions.extend(share.positions.into_iter().map(|(node, id, reached)| ((node, id), reached)));
             record.extend(share.changes);
         }
         let offsets: Vec<_> = record.iter().map(|(shard, _)| (*shard, offset)).collect();

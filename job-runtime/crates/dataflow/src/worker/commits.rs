@@ -8,14 +8,14 @@ use crate::graph::NodeId;
 use crate::key::ShardId;
 use crate::shuffle::{ShuffleBlock, ShuffleShare};
 use crate::sink::SinkChunk;
-use crate::source::{PartitionId, SourcePosition};
+use crate::source::{PartitionId, Reached};
 use crate::state::ChangeBatch;
 use crate::worker::{CommitId, WorkerCommit, WorkerError, WorkerEvent};
 
 /// A commit whose barrier is on its way.
 struct Running {
     id: CommitId,
-    positions: Vec<(NodeId, PartitionId, SourcePosition)>,
+    positions: Vec<(NodeId, PartitionId, Reached)>,
     shuffles: Vec<ShuffleShare>,
     rows_in: u64,
     /// Stream operators that the barrier has not passed.
@@ -80,7 +80,7 @@ impl Commits {
         self.rows_in += rows;
     }
 
-    pub(super) fn begin(&mut self, id: CommitId, positions: Vec<(NodeId, PartitionId, SourcePosition)>, nodes: usize) {
+    pub(super) fn begin(&mut self, id: CommitId, positions: Vec<(NodeId, PartitionId, Reached)>, nodes: usize) {
         let rows_in = std::mem::take(&mut self.rows_in);
         let (shuffles, changes) = (Vec::new(), BTreeMap::new());
         self.running.push_back(Running { id, positions, shuffles, rows_in, remaining: nodes, finished: true, changes });

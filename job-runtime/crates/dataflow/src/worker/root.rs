@@ -12,7 +12,7 @@ use crate::exchange::QueueReceiver;
 use crate::graph::{NodeId, SourceNode};
 use crate::key::{KeyGroup, ShardId};
 use crate::operators::calc;
-use crate::source::{PartitionId, SourcePartition, SourcePoll, SourcePosition};
+use crate::source::{PartitionId, Reached, SourcePartition, SourcePoll};
 use crate::state::ChangeBatch;
 use crate::watermark::{END_OF_TIME, SourceWatermarks};
 use crate::worker::flow::{Flow, Reach};
@@ -95,7 +95,7 @@ impl Root {
     }
 
     /// Where the partitions stand that have moved since the last call.
-    pub(super) fn take_moved(&mut self) -> Vec<(NodeId, PartitionId, SourcePosition)> {
+    pub(super) fn take_moved(&mut self) -> Vec<(NodeId, PartitionId, Reached)> {
         let node = NodeId(self.node as u32);
         match &mut self.input {
             Input::Source(source) => source.take_moved(node),
@@ -177,12 +177,14 @@ fn drain(
 }
 
 impl SourceInput {
-    fn take_moved(&mut self, node: NodeId) -> Vec<(NodeId, PartitionId, SourcePosition)> {
+    fn take_moved(&mut self, node: NodeId) -> Vec<(NodeId, PartitionId, Reached)> {
         let mut out = Vec::new();
-        for partition in self.partitions.iter_mut().filter(|partition| partition.moved) {
+        let moved = self.partitions.iter_mut().enumerate().filter(|(_, partition)| partition.moved);
+        for (index, partition) in moved {
             partition.moved = false;
             if let Some(source) = &partition.source {
-                out.push((node, source.id().clone(), source.position()));
+                let reached = Reached { position: source.position(), watermark_ms: self.times.reached(index) };
+                out.push((node, source.id().clone(), reached));
             }
             // Its memory and its threads are given back, and its place to another.
             if partition.ended && self.growing {
@@ -193,9 +195,9 @@ impl SourceInput {
     }
 
     fn add(&mut self, source: Box<dyn SourcePartition>) {
-        let partition = Partition::new(source);
         let free = self.partitions.iter().position(|old| old.source.is_none());
-        self.times.add(free.unwrap_or(self.partitions.len()));
+        self.times.add(free.unwrap_or(self.partitions.len()), source.known_ms());
+        let partition = Partition::new(source);
         match free {
             Some(place) => self.partitions[place] = partition,
             None => self.partitions.push(partition),

@@ -220,9 +220,10 @@ fn source_input(
 ) -> SourceInput {
     let (own, others): (Vec<_>, Vec<_>) = std::mem::take(sources).into_iter().partition(|(id, _)| *id == node);
     *sources = others;
-    let partitions: Vec<_> = own.into_iter().map(|(_, source)| Partition::new(source)).collect();
     let idle_timeout = spec.watermark.as_ref().and_then(|w| w.idle_timeout);
-    let times = SourceWatermarks::new(partitions.len(), idle_timeout, growing);
+    let mut times = SourceWatermarks::new(idle_timeout, growing);
+    own.iter().enumerate().for_each(|(place, (_, source))| times.add(place, source.known_ms()));
+    let partitions: Vec<_> = own.into_iter().map(|(_, source)| Partition::new(source)).collect();
     SourceInput { spec, partitions, growing, counted: false, times, barriers: VecDeque::new() }
 }
 

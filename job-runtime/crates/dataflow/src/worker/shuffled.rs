@@ -12,7 +12,7 @@ use crate::graph::{NodeId, OperatorUid};
 use crate::key::{KeyEncoder, ShardId, Shards};
 use crate::shuffle::message::{self, Route};
 use crate::shuffle::{BlockError, BlockKind, Gate, Place, ShuffleReader, SlotTimes, block};
-use crate::source::{PartitionId, SourcePosition};
+use crate::source::{PartitionId, Reached, SourcePosition};
 use crate::state::ChangeBatch;
 use crate::watermark::EventTime;
 use crate::worker::flow::{Flow, Reach};
@@ -72,12 +72,13 @@ impl ShuffleInput {
     }
 
     /// Where the readers stand.
-    pub(super) fn positions(&self, node: NodeId) -> impl Iterator<Item = (NodeId, PartitionId, SourcePosition)> {
+    pub(super) fn positions(&self, node: NodeId) -> impl Iterator<Item = (NodeId, PartitionId, Reached)> {
         self.inbound.iter().map(move |inbound| {
             let (partition, reader) = (inbound.reader.shard().0, &inbound.reader);
             let (topic, next_offset) = (reader.topic().to_owned(), reader.next_offset());
             let position = SourcePosition::Kafka { topic, partition: i32::from(partition), next_offset };
-            (node, PartitionId(partition.to_string()), position)
+            // What senders said of event time is state of the shard.
+            (node, PartitionId(partition.to_string()), Reached { position, watermark_ms: None })
         })
     }
 

@@ -14,6 +14,7 @@ use super::*;
 use crate::exchange::ports;
 use crate::graph::*;
 use crate::shuffle::Gate;
+use crate::source::{SourceError, SourcePoll, SourcePosition};
 use crate::testing::{
     BatchEncoder, Column, Disk, Function, Harness, MemoryStore, Outcome, Random, SourceData, VecPartition,
 };
@@ -455,6 +456,64 @@ fn a_window_that_was_emitted_before_a_restart_is_not_emitted_again() {
     step_to_rest(&mut restarted, &mut Vec::new());
     let late: u64 = restarted.progress().nodes.iter().map(|node| node.late_dropped).sum();
     assert_eq!(late, 1);
+}
+
+/// A partition that never ends.
+struct Unbounded(VecPartition);
+
+impl SourcePartition for Unbounded {
+    fn id(&self) -> &PartitionId {
+        self.0.id()
+    }
+
+    fn poll(&mut self, max_rows: usize) -> Result<SourcePoll, SourceError> {
+        Ok(match self.0.poll(max_rows)? {
+            SourcePoll::End => SourcePoll::Pending,
+            found => found,
+        })
+    }
+
+    fn position(&self) -> SourcePosition {
+        self.0.position()
+    }
+
+    fn known_ms(&self) -> Option<i64> {
+        self.0.known_ms()
+    }
+}
+
+#[test]
+fn a_restarted_worker_closes_windows_by_what_a_partition_had_reached_without_a_row_of_it() {
+    let partition = |name: &str, rows: &[Row], known_ms| -> (NodeId, Box<dyn SourcePartition>) {
+        let partition = VecPartition::new(name, batches(rows, false, &mut Random(1)), None, 0).after(known_ms);
+        (NodeId(SOURCE), Box::new(Unbounded(partition)))
+    };
+    let disk = Disk::default();
+    let slow = partition("slow", &[(Some(1), 10, Some(5))], None);
+    let ahead = partition("ahead", &[(Some(1), 20, Some(5)), (Some(1), 9_000, Some(5))], None);
+    let mut worker = one_worker(vec![slow, ahead], Vec::new(), &disk);
+    step_to_rest(&mut worker, &mut Vec::new());
+    let first = commit(&mut worker, CommitId(1));
+    let reached = |name: &str| first.positions.iter().find(|(_, id, _)| id.0 == name).unwrap().2.watermark_ms;
+    assert_eq!((reached("slow"), reached("ahead")), (Some(10 - DISORDER), Some(9_000 - DISORDER)));
+    let offsets = first.changes.iter().map(|(shard, _)| (*shard, LogOffset(0))).collect();
+    worker.commit_applied(CommitId(1), &offsets).unwrap();
+    // The one that is ahead has nothing more: only what it had reached says that windows may close.
+    let next = [(Some(1), 2_000, Some(5))];
+    for (known, watermark, closed) in [(false, None, 0), (true, Some(2_000 - DISORDER), 1)] {
+        let know = |name: &str| reached(name).filter(|_| known);
+        let sources = vec![partition("slow", &next, know("slow")), partition("ahead", &[], know("ahead"))];
+        let mut restarted = one_worker(sources, Vec::new(), &disk);
+        step_to_rest(&mut restarted, &mut Vec::new());
+        let progress = restarted.progress();
+        assert_eq!(progress.nodes[SOURCE as usize].watermark_ms, watermark);
+        assert_eq!(progress.nodes[2].rows_out, closed, "the window that both had rows in");
+        if known {
+            let again = commit(&mut restarted, CommitId(1));
+            let moved = again.positions.iter().find(|(_, id, _)| id.0 == "ahead").unwrap();
+            assert_eq!(moved.2.watermark_ms, reached("ahead"), "it is committed again as it was");
+        }
+    }
 }
 
 #[test]

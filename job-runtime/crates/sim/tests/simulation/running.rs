@@ -377,8 +377,8 @@ impl Running {
         let (mut changes, mut offsets) = (Vec::new(), Vec::new());
         for share in self.shares.iter_mut().filter_map(Option::take) {
             changes.extend(share.changes);
-            for (_, _, position) in share.positions {
-                let SourcePosition::Kafka { topic, partition, next_offset } = position else {
+            for (_, _, reached) in share.positions {
+                let SourcePosition::Kafka { topic, partition, next_offset } = reached.position else {
                     unreachable!("the source has Kafka's offsets")
                 };
                 offsets.push(((topic, partition), next_offset));
