@@ -46,7 +46,10 @@ use placed::Placed;
 mod control;
 mod offsets;
 mod placed;
+mod proof;
 mod recover;
+mod tail;
+mod topics;
 mod trim;
 
 pub use control::{ControlTopic, Watching};
@@ -244,13 +247,8 @@ impl KafkaCommitLog {
         }
     }
 
-    /// A transactional call that succeeds: proof that nobody has fenced this process. An empty transaction would ask nobody, so it carries how
-    /// far the control topic is read.
     fn prove(&mut self, number: u64) -> Result<(), CommitError> {
-        let control = names::control_topic(&self.config.job_uid);
-        let next_offset = i64::try_from(number).unwrap_or(i64::MAX);
-        let kafka_offsets = vec![KafkaOffset { topic: control, partition: 0, next_offset, watermark_ms: None }];
-        self.try_commit(CommitRequest { id: self.last.next(), changes: Vec::new(), kafka_offsets }).map(drop)
+        proof::prove(&mut self.producer, &self.config, number)
     }
 
     /// A call before the commit did not come back: nothing of the interval is durable.

@@ -1,5 +1,5 @@
-//! The job's control topic at work: joining an assignment, settling those who owned a pod's shards before, watching for what comes next,
-//! releasing what an assignment takes away, and the words of savepoints.
+//! The job's control topic at work: joining an assignment, releasing what a killed process of the pod lost, settling those who owned a pod's
+//! shards before, watching for what comes next, releasing what an assignment takes away, and the words of savepoints.
 //!
 //! Owns the calls and their deadlines. What must be done next is `checkpoint::ownership`'s; every change of assignment ends the process's work
 //! and begins it anew (`Ended::Reassigned`), so that a process has one assignment all its life.
@@ -18,7 +18,9 @@ use checkpoint::ownership::{Process, Step, View};
 use checkpoint::savepoint::Board;
 use checkpoint::savepoint::record::SavepointRecord;
 
-use super::recover::{RecoverError, Tail, read_tails};
+use super::proof::prove;
+use super::recover::RecoverError;
+use super::tail::{Tail, read_tails};
 use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
 use crate::commit::CommitError;
 use crate::crash;
@@ -60,8 +62,9 @@ pub(super) struct Control<'a> {
 }
 
 impl Control<'_> {
-    /// Finds the pod's share, after `init_transactions`, and settles all who owned it before.
-    pub(super) fn join(&self) -> Result<Membership, RecoverError> {
+    /// Finds the pod's share, after `init_transactions`, releases what earlier processes of the pod lost, and settles all who owned its share
+    /// before.
+    pub(super) fn join(&self, producer: &mut TransactionalProducer) -> Result<Membership, RecoverError> {
         let mut process = Process::new(self.config.ordinal);
         process.initialised();
         let mut log = self.read()?;
@@ -77,8 +80,7 @@ impl Control<'_> {
             // Read again: of two records with one number the earlier one stands, and that may not be ours.
             log = self.read()?;
         }
-        self.await_share(&mut log)?;
-        self.settle(&mut process, &mut log)?;
+        self.settle(&mut process, &mut log, producer)?;
         if let Some(ignored) = self.config.origin.as_ref().filter(|wanted| log.origin.as_ref() != Some(*wanted)) {
             tracing::warn!(
                 savepoint = ignored,
@@ -147,31 +149,64 @@ impl Control<'_> {
         if self.config.stop.load(Ordering::Acquire) { Err(RecoverError::Stopped) } else { Ok(()) }
     }
 
-    /// Waits for the releases of all who may still act on the pod's shards, and past the deadline fences them.
-    fn settle(&self, process: &mut Process, log: &mut ControlLog) -> Result<(), RecoverError> {
-        let begin = Instant::now();
+    /// Releases what a process before this one lost and, because it was killed, did not release: or its gainers would fence this one too. Nothing
+    /// is restored yet, and no transaction is open. It ends, because an append that Kafka has taken is there when the topic is read again.
+    fn release_lost(
+        &self,
+        process: &mut Process,
+        log: &mut ControlLog,
+        producer: &mut TransactionalProducer,
+    ) -> Result<(), RecoverError> {
         loop {
-            let mut owners = Vec::new();
+            let steps = process.steps(&log.view);
+            match steps.into_iter().find(|step| matches!(step, Step::Prove | Step::Release(_))) {
+                Some(Step::Prove) => {
+                    let number = log.view.number();
+                    let proved = crash::asked(crash::Step::Prove, || prove(producer, self.config, number));
+                    proved.ok_or_else(|| no_answer(self.config))??;
+                    process.proven(number);
+                }
+                Some(Step::Release(release)) => {
+                    tracing::info!(assignment = release.number, shards = ?release.shards, "released for an earlier process");
+                    self.append_as(crash::Step::Release, &ControlRecord::Release(release))?;
+                    *log = self.read()?;
+                }
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for a share, then for the releases of all who may still act on it, and past the deadline fences them.
+    fn settle(
+        &self,
+        process: &mut Process,
+        log: &mut ControlLog,
+        producer: &mut TransactionalProducer,
+    ) -> Result<(), RecoverError> {
+        let mut begin = None;
+        loop {
+            // First, for others may be waiting for it; and again, when an assignment that was made meanwhile takes something away.
+            self.release_lost(process, log, producer)?;
+            self.await_share(log)?;
+            let (mut owners, mut lost) = (Vec::new(), false);
             for step in process.steps(&log.view) {
                 match step {
                     Step::Settle { owners: more, .. } => owners.extend(more),
-                    Step::InitTransactions
-                    | Step::ReadControlLog
-                    | Step::Restore { .. }
-                    | Step::Prove
-                    | Step::EndTransaction
-                    | Step::Release(_) => {}
+                    Step::Prove | Step::EndTransaction | Step::Release(_) => lost = true,
+                    Step::InitTransactions | Step::ReadControlLog | Step::Restore { .. } => {}
                 }
+            }
+            if lost {
+                continue;
             }
             owners.sort_unstable();
             owners.dedup();
             if owners.is_empty() || planted::is(Bug::NotSettled) {
                 return Ok(());
             }
-            if begin.elapsed() < SETTLE {
+            if begin.get_or_insert_with(Instant::now).elapsed() < SETTLE {
                 self.pause()?;
                 *log = self.read()?;
-                self.await_share(log)?;
                 continue;
             }
             for owner in owners {
@@ -264,15 +299,15 @@ impl KafkaCommitLog {
             match step {
                 Some(Step::Prove) => {
                     let number = self.membership.view.number();
-                    if !planted::is(Bug::ReleaseUnproved) {
-                        crash::asked(crash::Step::Prove, || self.prove(number)).ok_or_else(|| self.unanswered())??;
-                    }
+                    crash::asked(crash::Step::Prove, || self.prove(number)).ok_or_else(|| self.unanswered())??;
                     self.membership.process.proven(number);
                 }
                 Some(Step::Release(release)) => {
                     self.membership.process.let_go(&release.shards);
                     tracing::info!(assignment = release.number, shards = ?release.shards, "released");
-                    control.append_as(crash::Step::Release, &ControlRecord::Release(release)).map_err(told)?;
+                    // It is asked for once: if it is lost, the next process of the pod releases, or the gainer fences.
+                    let released = ControlRecord::Release(release);
+                    return control.append_as(crash::Step::Release, &released).map_err(told);
                 }
                 // Nothing is lost, or a transaction is open that this process cannot account for: who gains it will fence us.
                 Some(_) | None => return Ok(()),
