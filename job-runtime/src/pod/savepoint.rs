@@ -15,6 +15,7 @@ use checkpoint::savepoint::record::{Begin, SavepointRecord};
 use checkpoint::savepoint::{Board, Open, Todo};
 use checkpoint::snapshot::StoredPosition;
 use checkpoint::snapshot::key::savepoint_name;
+use dataflow::key::ShardId;
 use dataflow::shuffle::Gate;
 use job_api::VERSION;
 use job_api::orders::{SavepointPhase, SavepointRequest, SavepointStatus};
@@ -50,7 +51,19 @@ pub(super) enum Event {
         answer: SyncSender<Result<SavepointStatus, OrderError>>,
     },
     /// What the control topic says now.
-    Board(Board),
+    Board {
+        /// Of savepoints.
+        board: Board,
+        /// The number of the assignment in force.
+        in_force: u64,
+    },
+    /// The pod has given shards up.
+    Assigned {
+        /// The assignment that it works under from then on.
+        number: u64,
+        /// The shards.
+        lost: Vec<ShardId>,
+    },
     /// Nothing is in flight on this pod.
     Drained {
         /// Of the order.
@@ -108,7 +121,7 @@ fn status(name: &str, phase: SavepointPhase) -> SavepointStatus {
 pub(super) enum Agreement {
     /// The pod is alone.
     Alone(Assignment),
-    /// In the control topic; the board as it was when the pod joined.
+    /// In the control topic; the board as it was when the pod joined, and the assignment that it works under.
     Topic(Box<ControlTopic>, Board, u64),
 }
 
@@ -134,6 +147,28 @@ pub(super) struct SavepointWork {
     pub(super) urgent: Arc<AtomicBool>,
     /// What becomes of savepoints.
     pub(super) book: Arc<Book>,
+}
+
+impl Agreement {
+    /// The assignment that the pod works under.
+    fn number(&self) -> u64 {
+        match self {
+            Self::Alone(assignment) => assignment.number,
+            Self::Topic(_, _, number) => *number,
+        }
+    }
+}
+
+impl SavepointWork {
+    fn take_up(&mut self, assignment: u64, lost: &[ShardId]) {
+        match &mut self.agreement {
+            Agreement::Alone(_) => {}
+            Agreement::Topic(_, _, number) => *number = assignment,
+        }
+        for (_, partitions) in &mut self.reads {
+            partitions.retain(|partition| !lost.iter().any(|shard| i32::from(shard.0) == *partition));
+        }
+    }
 }
 
 /// What makes and keeps a savepoint's files.
@@ -189,6 +224,8 @@ struct Coordinator {
     /// A word that could not be said yet.
     unsaid: Option<SavepointRecord>,
     drains: u64,
+    /// The assignment in force. The pod may not have taken it up yet: then it has no part in savepoints.
+    in_force: u64,
 }
 
 /// This pod's part of the savepoint under way.
@@ -212,7 +249,8 @@ impl Coordinator {
                 failure: Some(format!("pod {} began anew meanwhile", work.pod)),
             });
         }
-        Self { work, board, doing: None, unsaid, drains: 0 }
+        let in_force = work.agreement.number();
+        Self { work, board, doing: None, unsaid, drains: 0, in_force }
     }
 
     fn run(mut self, heard: &Receiver<Event>) {
@@ -237,7 +275,8 @@ impl Coordinator {
                 // Who asked may have gone.
                 let _ = answer.send(self.order(&request));
             }
-            Event::Board(board) => self.board = board,
+            Event::Board { board, in_force } => (self.board, self.in_force) = (board, in_force),
+            Event::Assigned { number, lost } => self.work.take_up(number, &lost),
             Event::InputEnds => {
                 if !self.work.gate.is_ended() {
                     tracing::info!("the job is drained: what is read is all there is");
@@ -295,10 +334,11 @@ impl Coordinator {
             }
             Err(error) => return Err(OrderError::NotReady { message: error.to_string() }),
         }
-        let assignment = match &self.work.agreement {
-            Agreement::Alone(assignment) => assignment.number,
-            Agreement::Topic(_, _, number) => *number,
-        };
+        let assignment = self.work.agreement.number();
+        if assignment < self.in_force {
+            let message = "the job is being distributed anew; ask again".to_owned();
+            return Err(OrderError::NotReady { message });
+        }
         let cut = uuid::Uuid::new_v4().as_u128();
         let (name, stop, rounds) = (request.name.clone(), request.stop, self.work.rounds);
         let status = self.work.book.begin(&name);
@@ -311,6 +351,9 @@ impl Coordinator {
     fn act(&mut self) {
         let Some(open) = self.board.open().cloned() else { return self.settle() };
         let begin = &open.begin;
+        if begin.assignment != self.work.agreement.number() {
+            return self.settle();
+        }
         if self.doing.as_ref().is_none_or(|doing| doing.begin.cut != begin.cut) {
             tracing::info!(savepoint = begin.name, stop = begin.stop, "a savepoint is begun");
             self.work.urgent.store(true, Ordering::Release);

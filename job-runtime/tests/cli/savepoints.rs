@@ -1,6 +1,7 @@
 //! Savepoints of a run on this machine: taken while it runs, or with its end; another job goes on from them, in as many shards as it likes.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -160,6 +161,52 @@ fn a_job_without_state_and_with_a_worker_without_input_takes_savepoints_too() {
     let lines = |text: String| text.lines().count();
     let all = lines(job.workshop.read("out/seconds.jsonl")) + lines(workshop.read("out/seconds.jsonl"));
     assert_eq!(all as i64, TICKS);
+}
+
+/// Every file below a folder, with its size.
+fn files(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.insert(entry.path(), entry.metadata().unwrap().len());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_savepoint_is_removed_when_it_is_told_twice_and_nothing_else_is_touched() {
+    let job = Job::new();
+    let running = job.start();
+    let first = job.savepoint("first", &[]);
+    let last = job.savepoint("last", &["--stop"]);
+    running.end();
+    let snapshots = job.workshop.path("snapshots");
+    let before = files(&snapshots);
+    let remove = |more: &[&str]| Workshop::new().run(&[&["remove-savepoint"], more].concat());
+
+    let asked = remove(&[&first]);
+    assert_eq!(asked.code, Some(1), "{asked:?}");
+    assert!(asked.stderr.contains("8 shards") && asked.stderr.contains("repeat with --force"), "{asked:?}");
+    assert!(files(&snapshots) == before, "looking changes nothing");
+    let done = remove(&[&first, "--force"]);
+    assert!(done.code == Some(0) && done.stderr.contains("removed, 2 objects"), "{done:?}");
+    let left: BTreeMap<_, _> = before.into_iter().filter(|(path, _)| !path.starts_with(&first)).collect();
+    assert!(files(&snapshots) == left);
+
+    let again = remove(&[&first, "--force"]);
+    assert!(again.code == Some(3) && again.stderr.contains("there is none of this name"), "{again:?}");
+    let no_place = remove(&["somewhere", "--force"]);
+    assert!(no_place.code == Some(3) && no_place.stderr.contains("write it as"), "{no_place:?}");
+    // The other one, which shares files with it, is whole.
+    let all: Rows = job.output().into_iter().chain(go_on(&last, 5)).collect();
+    assert!(all == oracle());
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", JOB);
+    let outcome = workshop.run(&["run", "job.yaml", "--from-savepoint", &first]);
+    assert!(outcome.code == Some(3) && outcome.stderr.contains("there is none of this name"), "{outcome:?}");
 }
 
 #[test]
