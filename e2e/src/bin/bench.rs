@@ -40,6 +40,7 @@ fn main() -> anyhow::Result<()> {
     for (group, run) in GROUPS {
         if sheet.wants_of(group) {
             if let Err(error) = run(&runner, &mut sheet) {
+                println!("{group}: {error:#}");
                 sheet.failed(group, &error);
             }
             // What the group wrote to Kafka goes with it; without a broker there is nothing.
