@@ -108,6 +108,7 @@ fn under_assignment(log: &str) -> Option<u64> {
         match line["message"].as_str() {
             Some("the pod is an owner") => (owner, runs) = (line["assignment"].as_u64(), None),
             Some("running") => runs = owner,
+            Some("another assignment is taken up") => runs = line["assignment"].as_u64(),
             Some("another assignment is in force") => (owner, runs) = (None, None),
             Some(_) | None => {}
         }

@@ -39,11 +39,12 @@ use crate::kafka::ffi::ClientError;
 use crate::kafka::producer::TransactionalProducer;
 use crate::kafka::properties::KafkaProperties;
 use crate::planted::{self, Bug};
-use control::Membership;
+use member::Membership;
 use offsets::Offsets;
 use placed::Placed;
 
 mod control;
+mod member;
 mod offsets;
 mod placed;
 mod proof;
@@ -51,10 +52,14 @@ mod recover;
 mod tail;
 mod topics;
 mod trim;
+mod watch;
 
-pub use control::{ControlTopic, Watching};
+pub use control::ControlTopic;
+pub(crate) use control::SETTLE;
+pub use member::Member;
 pub use recover::{Assigned, Fenced, RecoverError};
 pub use trim::ChangelogTrim;
+pub use watch::{Releases, Watching};
 
 /// Largest changelog record, below the broker's default limit of a megabyte.
 const CHANGELOG_RECORD: usize = 800 << 10;
@@ -73,6 +78,8 @@ pub struct KafkaLogConfig {
     pub ordinal: u16,
     /// Number of pods.
     pub pods: u16,
+    /// The assignment under which the process before this one has waited for releases: who has not released by now is fenced.
+    pub waited: Option<u64>,
     /// Number of shards.
     pub shards: Shards,
     /// Exchanges of the job: each has a topic when there are several pods.
@@ -110,7 +117,7 @@ pub struct KafkaCommitLog {
     offsets: Offsets,
     placed: Placed,
     broken: Option<String>,
-    membership: Membership,
+    member: Member,
 }
 
 impl KafkaCommitLog {
@@ -134,6 +141,7 @@ impl KafkaCommitLog {
     fn new(config: KafkaLogConfig, producer: TransactionalProducer, membership: Membership) -> Self {
         let (job, changelog) = (local_log::job_hash(&config.job_uid), names::changelog_topic(&config.job_uid));
         let (offsets, placed) = (Offsets::new(&config), Placed::default());
+        let member = Member::new(membership, config.ordinal, &config.job_uid);
         Self {
             config,
             job,
@@ -144,7 +152,7 @@ impl KafkaCommitLog {
             offsets,
             placed,
             broken: None,
-            membership,
+            member,
         }
     }
 

@@ -284,7 +284,8 @@ mod tests {
         );
         let error = start(&columns, 20, &PlaceOfState::Keys, 8).unwrap_err();
         assert!(
-            error.contains("the state of distinct(a) by the columns a, and the job would look for it by its own keys"),
+            error
+                .contains("the state of distinct(a) by the columns (a), and the job would look for it by its own keys"),
             "{error}"
         );
         assert!(start(&partitions(8), 20, &partitions(9), 8).unwrap_err().contains("of flights, of 9"));

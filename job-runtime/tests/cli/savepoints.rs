@@ -1,6 +1,6 @@
 //! Savepoints of a run on this machine: taken while it runs, or with its end; another job goes on from them, in as many shards as it likes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -279,4 +279,62 @@ fn state_that_the_new_job_would_lose_is_named_and_a_job_without_a_place_takes_no
     assert!(outcome.code == Some(1) && outcome.stderr.contains("--checkpoint-dir"), "{outcome:?}");
     running.signal("INT");
     running.end();
+}
+
+/// Distinct rows behind windows by one of their columns: they have no exchange of their own, and their state lies by that column.
+const DISTINCT: &str = "
+    CREATE VIEW per_second AS SELECT MOD(id, 37) AS key, COUNT(*) AS ticks
+    FROM TABLE(TUMBLE(TABLE ticks, DESCRIPTOR(event_time), INTERVAL '1' SECOND))
+    GROUP BY window_start, window_end, MOD(id, 37);
+    CREATE TABLE seen (key BIGINT, ticks BIGINT) WITH (
+      'connector' = 'filesystem', 'path' = 'out/seen.jsonl', 'format' = 'json'
+    );
+    INSERT INTO seen SELECT DISTINCT key, ticks FROM per_second;
+";
+
+fn pairs(workshop: &Workshop) -> BTreeSet<(i64, i64)> {
+    let mut found = BTreeSet::new();
+    for line in workshop.read("out/seen.jsonl").lines() {
+        let row: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let pair = (row["key"].as_i64().unwrap(), row["ticks"].as_i64().unwrap());
+        assert!(found.insert(pair), "twice: {line}");
+    }
+    found
+}
+
+#[test]
+fn state_by_some_columns_goes_into_other_shards_and_not_to_a_plan_that_would_look_for_it_elsewhere() {
+    let job = Job::new();
+    let text = format!("{JOB}{DISTINCT}");
+    job.workshop.write("job.yaml", &text);
+    let running = job.start();
+    let location = job.savepoint("one", &["--stop"]);
+    assert_eq!(running.end().code, Some(0));
+    let (before, all) = (pairs(&job.workshop), oracle().into_iter().map(|((_, key), (count, _))| (key, count)));
+    let all: BTreeSet<(i64, i64)> = all.collect();
+    assert!(!before.is_empty());
+    for shards in [8, 3, 20] {
+        let workshop = Workshop::new();
+        let text = text.replace("shards: 8", &format!("shards: {shards}")).replace("'20000'", "'200000'");
+        workshop.write("job.yaml", &text);
+        let outcome = workshop.run(&["run", "job.yaml", "--from-savepoint", &location]);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let after = pairs(&workshop);
+        assert!(before.is_disjoint(&after), "{shards} shards: a row of the first job again");
+        assert!(before.union(&after).copied().collect::<BTreeSet<_>>() == all, "{shards} shards");
+    }
+    // The same rows by name and type, and so the same operator: but here it is the first that needs them together.
+    let workshop = Workshop::new();
+    let direct = "CREATE TABLE counts (key BIGINT, ticks BIGINT) WITH ('connector' = 'blackhole');
+    INSERT INTO counts SELECT key, ticks FROM per_second;
+    CREATE VIEW direct AS SELECT MOD(id, 37) AS key, id AS ticks FROM ticks;
+    INSERT INTO seen SELECT DISTINCT key, ticks FROM direct;";
+    workshop.write("job.yaml", &text.replace("INSERT INTO seen SELECT DISTINCT key, ticks FROM per_second;", direct));
+    for more in [&[][..], &["--allow-lost-state"]] {
+        let outcome = workshop.run(&[&["run", "job.yaml", "--from-savepoint", &location], more].concat());
+        assert_eq!(outcome.code, Some(3), "{outcome:?}");
+        let expected =
+            "the state of distinct(key, ticks) by the columns (key), and the job would look for it by its own keys";
+        assert!(outcome.stderr.contains(expected), "{outcome:?}");
+    }
 }

@@ -14,7 +14,8 @@ use dataflow::graph::OperatorUid;
 use dataflow::key::ShardId;
 use dataflow::state::{LogOffset, ShardStore, StateError};
 
-use super::control::{Control, Membership};
+use super::control::{Control, changelog_bounds};
+use super::member::Membership;
 use super::tail::{Tail, read_tails};
 use super::{KafkaCommitLog, KafkaLogConfig, topics};
 use crate::commit::CommitError;
@@ -296,12 +297,7 @@ impl Assigned {
     /// # Errors
     /// When Kafka cannot be used.
     pub fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, RecoverError> {
-        let topic = names::changelog_topic(&self.fenced.config.job_uid);
-        let bounds = |shard: &ShardId| {
-            let (low, high) = self.plain.watermarks(&topic, i32::from(shard.0))?;
-            Ok((*shard, LogBounds { low, high }))
-        };
-        shards.iter().map(bounds).collect()
+        Ok(changelog_bounds(&self.plain, &self.fenced.config.job_uid, shards)?)
     }
 
     /// The savepoint that the job began from.

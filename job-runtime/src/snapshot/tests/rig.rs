@@ -259,6 +259,11 @@ impl Rig {
         }
     }
 
+    /// The pod gives a shard up.
+    pub(super) fn leave(&mut self, shard: u16) {
+        self.running.as_mut().expect("the pod runs").stores[usize::from(shard)].leave();
+    }
+
     pub(super) fn take(&mut self) -> Result<Option<Taken>, SnapshotError> {
         self.running.as_mut().expect("the pod runs").taker.take()
     }

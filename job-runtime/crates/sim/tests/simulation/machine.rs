@@ -100,9 +100,9 @@ impl Disks {
         self.slow.each_ms.store(ms, Ordering::SeqCst);
     }
 
-    /// How long the writes since the last question take.
+    /// How long the writes since the last question take: two seconds at most, or a start on a slow disk would take longer than a run.
     pub(crate) fn owed_ms(&self) -> u64 {
-        self.slow.owed_ms.swap(0, Ordering::SeqCst)
+        self.slow.owed_ms.swap(0, Ordering::SeqCst).min(2_000)
     }
 
     /// The next write fails.

@@ -227,6 +227,13 @@ impl Scope {
         }
     }
 
+    /// These shards are another pod's: forgets their notes. What the states have of them they forget themselves.
+    pub fn leave(&mut self, shards: &[ShardId]) {
+        self.notes.retain(|shard, _| !shards.contains(shard));
+        self.parts.retain(|shard, _| !shards.contains(shard));
+        self.noting.retain(|(_, shard, _)| !shards.contains(shard));
+    }
+
     /// True if changes were taken that are not in the stores.
     pub fn is_pending(&self) -> bool {
         self.taken != self.applied
