@@ -123,8 +123,9 @@ pub fn positions(
 /// # Errors
 /// When the home's store cannot be read, or an entry is damaged or newer.
 pub fn tickets(store: &dyn ShardStore, home: Home, node: OperatorUid) -> Result<Vec<Ticket>, BookkeepingError> {
-    let entry =
-        |key: &[u8], value: &[u8]| Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value, VERSION)?.to_vec() });
+    let entry = |key: &[u8], value: &[u8]| {
+        Ok(Ticket { key: key.to_vec(), value: versioned("ticket", value, VERSION)?.to_vec() })
+    };
     entries(store, home, OperatorUid::TICKETS, node, entry)
 }
 
