@@ -130,8 +130,13 @@ impl Namespace {
     #[must_use]
     pub fn describe(&self) -> String {
         let looks: [&[&str]; 5] = [
-            &["get", "streamjobs,pods,statefulsets,pvc", "-o", "wide"],
-            &["get", "streamjobs", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}"],
+            &["get", "streamjobs,checkpoints,pods,statefulsets,pvc", "-o", "wide"],
+            &[
+                "get",
+                "streamjobs,checkpoints",
+                "-o",
+                "jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}",
+            ],
             &["get", "events", "--sort-by=.lastTimestamp"],
             &["logs", "--selector=app.kubernetes.io/component=job", "--tail=40", "--prefix"],
             &[

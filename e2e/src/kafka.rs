@@ -89,6 +89,28 @@ pub fn ends_of(prefix: &str) -> anyhow::Result<i64> {
     Ok(sum)
 }
 
+/// How many records of a topic a consumer group has not committed.
+///
+/// # Errors
+/// When the broker does not say.
+pub fn behind(group: &str, topic: &str) -> anyhow::Result<i64> {
+    let consumer: BaseConsumer = config()?.set("group.id", group).create()?;
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let mut list = TopicPartitionList::new();
+    for partition in metadata.topics().first().context("no topic in the answer")?.partitions() {
+        list.add_partition(topic, partition.id());
+    }
+    let mut sum = 0;
+    for element in consumer.committed_offsets(list, TIMEOUT)?.elements() {
+        let (low, high) = consumer.fetch_watermarks(topic, element.partition(), TIMEOUT)?;
+        sum += match element.offset() {
+            Offset::Offset(offset) => high - offset,
+            _ => high - low,
+        };
+    }
+    Ok(sum)
+}
+
 /// Writes records, each into its partition, in order.
 ///
 /// # Errors

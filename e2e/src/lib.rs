@@ -6,4 +6,5 @@ pub mod cluster;
 pub mod flights;
 pub mod kafka;
 pub mod operator;
+pub mod routes;
 pub mod s3;

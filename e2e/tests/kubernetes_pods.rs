@@ -4,93 +4,40 @@
 //! Needs what `kubernetes.rs` needs, and the S3 server of the environment: `make e2e` sees to all of it.
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use e2e::cluster::Namespace;
-use e2e::flights::{self, Answer, Flight, Per};
-use e2e::kafka::{self, Reader};
+use e2e::flights::{self, Flight};
+use e2e::kafka;
+use e2e::routes::{self, Feeder, Output};
 use e2e::{operator, s3};
 use serde_json::Value;
 
-const PARTITIONS: i32 = 5;
 const JOB: &str = "routes";
-/// In this time all but a third of the rows flow, in the next such time all but a third of that third: however long the faults take, there
-/// are rows left for them.
+/// Of the rows that flow.
 const PACE: Duration = Duration::from_secs(120);
 
-/// The source's partitions are not keyed: about half of the rows must go to the other pod.
-const SQL: &str = "
-    CREATE TABLE flights (
-      time_hour TIMESTAMP(3), origin STRING, dest STRING, dep_delay INT,
-      WATERMARK FOR time_hour AS time_hour - INTERVAL '2' HOUR
-    ) WITH ('connector' = 'kafka', 'topic' = '@INPUT@', 'scan.startup.mode' = 'earliest-offset', 'format' = 'json');
-    CREATE TABLE routes (
-      window_start TIMESTAMP(3), origin STRING, dest STRING, departures BIGINT, mean_delay DOUBLE, worst_delay INT
-    ) WITH ('connector' = 'kafka', 'topic' = '@OUTPUT@', 'format' = 'json');
-    INSERT INTO routes
-    SELECT window_start, origin, dest, COUNT(dep_delay), AVG(CAST(dep_delay AS DOUBLE)), MAX(dep_delay)
-    FROM TABLE(TUMBLE(TABLE flights, DESCRIPTOR(time_hour), INTERVAL '1' HOUR))
-    GROUP BY origin, dest, window_start, window_end;
-";
-
-/// Rows that flow in the background.
-struct Feeder {
-    hurry: Sender<()>,
-    thread: JoinHandle<anyhow::Result<()>>,
-}
-
-impl Feeder {
-    fn start(topic: &str, flights: Vec<Flight>) -> Self {
-        let (hurry, told) = channel();
-        let topic = topic.to_owned();
-        let thread = std::thread::spawn(move || {
-            let (begin, all) = (Instant::now(), flights.len() as f64);
-            let records = flights.iter().enumerate().map(|(number, flight)| {
-                wait(&told, begin + PACE.mul_f64((all / (all - number as f64)).ln()));
-                (number as i32 % PARTITIONS, flight.record())
-            });
-            kafka::produce(&topic, records)
-        });
-        Self { hurry, thread }
-    }
-
-    /// Sends all that is left, at once.
-    fn finish(self) -> anyhow::Result<()> {
-        drop(self.hurry);
-        self.thread.join().unwrap()
-    }
-}
-
-/// Until the record is due, or nobody has an ear for that any more.
-fn wait(told: &Receiver<()>, due: Instant) {
-    match told.recv_timeout(due.saturating_duration_since(Instant::now())) {
-        Ok(()) | Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
-    }
-}
-
-/// The job with all that it needs, and the reader of what it writes.
+/// The job with all that it needs, and what it writes.
 struct Job {
     namespace: Namespace,
     input: String,
-    output: String,
-    want: Answer,
-    reader: Reader,
+    topic: String,
+    output: Output,
     begin: Instant,
 }
 
 impl Job {
-    fn start(runtime: &tokio::runtime::Runtime, want: Answer) -> Self {
+    fn start(runtime: &tokio::runtime::Runtime, flights: &[Flight]) -> Self {
         operator::install().unwrap();
         let begin = Instant::now();
         let namespace = Namespace::new("e2e-pods").unwrap();
-        let (input, output) = (format!("{}-flights", namespace.name), format!("{}-routes", namespace.name));
-        runtime.block_on(kafka::create_topics(&[(&input, PARTITIONS), (&output, 2)])).unwrap();
+        let (input, topic) = (format!("{}-flights", namespace.name), format!("{}-routes", namespace.name));
+        runtime.block_on(kafka::create_topics(&[(&input, routes::PARTITIONS), (&topic, 2)])).unwrap();
         s3::create_bucket(&namespace.name).unwrap();
-        namespace.apply(&resources(&namespace.name, &input, &output)).unwrap();
-        let reader = Reader::new(&output).unwrap();
-        Self { namespace, input, output, want, reader, begin }
+        let job = routes::job(JOB, &input, &topic, "  replicas: 2\n  shards: 8");
+        namespace.apply(&format!("{}---\n{job}", routes::cluster(&namespace.name).unwrap())).unwrap();
+        let output = Output::new(&topic, flights).unwrap();
+        Self { namespace, input, topic, output, begin }
     }
 
     fn say(&self, what: &str) {
@@ -105,18 +52,10 @@ impl Job {
         self.namespace.get(object, "{.metadata.uid}").unwrap()
     }
 
-    /// Reads on until a row comes that was not there; all rows so far must be the oracle's.
+    /// A row comes that was not there; all rows so far are the oracle's.
     fn another_row(&mut self, what: &str) {
-        self.reader.to_end().unwrap();
-        let before = self.reader.records.len();
-        let came = self.reader.until(what, Duration::from_secs(60), |rows| rows.len() > before);
-        let wrong = flights::differences_so_far(&self.rows(), &self.want);
-        assert!(came.is_ok() && wrong.is_empty(), "{came:?}\n{}\n{}", wrong.join("\n"), self.namespace.describe());
+        self.output.another_row(what).unwrap_or_else(|error| panic!("{error:#}\n{}", self.namespace.describe()));
         self.say(what);
-    }
-
-    fn rows(&self) -> Answer {
-        flights::answer(&self.reader.records, Per::Route).unwrap()
     }
 
     fn log(&self, pod: &str) -> anyhow::Result<String> {
@@ -157,17 +96,8 @@ impl Job {
 
     /// Everything that was read is the oracle's, and nothing is missing.
     fn check_all(&mut self) {
-        let want = self.want.len();
-        let complete = self.reader.until("all rows", Duration::from_secs(90), |rows| rows.len() >= want);
-        self.reader.to_end().unwrap();
-        let wrong = flights::differences(&self.rows(), &self.want);
-        assert!(
-            complete.is_ok() && wrong.is_empty(),
-            "{complete:?}\n{}\n{}",
-            wrong.join("\n"),
-            self.namespace.describe()
-        );
-        self.say(&format!("all {want} rows, each once"));
+        let rows = self.output.all().unwrap_or_else(|error| panic!("{error:#}\n{}", self.namespace.describe()));
+        self.say(&format!("all {rows} rows, each once"));
     }
 }
 
@@ -178,6 +108,7 @@ fn under_assignment(log: &str) -> Option<u64> {
         match line["message"].as_str() {
             Some("the pod is an owner") => (owner, runs) = (line["assignment"].as_u64(), None),
             Some("running") => runs = owner,
+            Some("another assignment is taken up") => runs = line["assignment"].as_u64(),
             Some("another assignment is in force") => (owner, runs) = (None, None),
             Some(_) | None => {}
         }
@@ -185,55 +116,13 @@ fn under_assignment(log: &str) -> Option<u64> {
     runs
 }
 
-fn resources(bucket: &str, input: &str, output: &str) -> String {
-    let (key, secret) = s3::credentials().unwrap();
-    let (endpoint, region) = (s3::endpoint_of_pods().unwrap(), s3::region().unwrap());
-    let kafka = kafka::bootstrap_of_pods().unwrap();
-    let sql = SQL.replace("@INPUT@", input).replace("@OUTPUT@", output);
-    format!(
-        "apiVersion: v1
-kind: Secret
-metadata: {{name: bucket-key}}
-stringData: {{accessKeyId: {key}, secretAccessKey: {secret}}}
----
-apiVersion: millstream.io/v1alpha1
-kind: StreamCluster
-metadata: {{name: default}}
-spec:
-  kafka: {{bootstrapServers: \"{kafka}\", internalTopics: {{replicationFactor: 1}}}}
-  storage:
-    checkpoints:
-      s3:
-        bucket: {bucket}
-        prefix: e2e
-        endpoint: {endpoint}
-        region: {region}
-        credentialsSecretRef: {{name: bucket-key}}
----
-apiVersion: millstream.io/v1alpha1
-kind: StreamJob
-metadata: {{name: {JOB}}}
-spec:
-  clusterRef: {{name: default}}
-  replicas: 2
-  shards: 8
-  workers: 1
-  commitInterval: 50ms
-  checkpoint: {{interval: 5s, retention: {{count: 2}}}}
-  template:
-    volumeSize: 1Gi
-    resources: {{requests: {{cpu: 100m, memory: 256Mi}}, limits: {{memory: 1Gi}}}}
-  sql: |{sql}"
-    )
-}
-
 #[test]
 #[ignore = "needs the lab"]
 fn two_pods_lose_each_other_and_a_volume_and_become_three_with_every_row_exactly_once() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let all = flights::nearly_sorted(flights::read().unwrap());
-    let mut job = Job::start(&runtime, flights::oracle(&all, Per::Route));
-    let feeder = Feeder::start(&job.input, all);
+    let mut job = Job::start(&runtime, &all);
+    let feeder = Feeder::start(&job.input, all, PACE);
     job.wait_for_pods(2, 1);
     job.another_row("a first row");
     job.namespace
@@ -251,17 +140,17 @@ fn two_pods_lose_each_other_and_a_volume_and_become_three_with_every_row_exactly
     job.wait_for_pods(3, 2);
     let uid = job.uid_of(&format!("streamjob/{JOB}"));
     feeder.finish().unwrap();
-    kafka::produce(&job.input, (0..PARTITIONS).map(|partition| (partition, Flight::closing().record()))).unwrap();
+    routes::close(&job.input).unwrap();
     job.check_all();
     assert_eq!(job.status(".progress.lastCheckpoint.error"), "");
     let shuffled = kafka::ends_of(&format!("millstream-{uid}-shuffle-")).unwrap();
     assert!(shuffled > 500, "{shuffled} offsets between the pods");
 
     operator::delete_job(&job.namespace, JOB).unwrap();
-    let rows = job.reader.records.len();
-    job.reader.to_end().unwrap();
-    assert_eq!(job.reader.records.len(), rows, "what came after the end");
+    let rows = job.output.rows();
+    job.output.to_end().unwrap();
+    assert_eq!(job.output.rows(), rows, "what came after the end");
     job.say(&format!("deleted; {shuffled} offsets between the pods"));
     let topics = [&uid, &job.namespace.name].map(|part| runtime.block_on(kafka::delete_topics(part)).unwrap());
-    assert!(topics[1].contains(&job.output), "{topics:?}");
+    assert!(topics[1].contains(&job.topic), "{topics:?}");
 }

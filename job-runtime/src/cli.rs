@@ -17,6 +17,7 @@ mod job;
 mod orders;
 mod pod;
 mod progress;
+mod remove;
 mod report;
 mod run;
 mod signals;
@@ -69,6 +70,8 @@ enum Command {
     },
     /// Order a savepoint of a job that runs here with --control, wait for it, and print its location
     Savepoint(SavepointArgs),
+    /// Remove a savepoint by its location. Without --force: say what it is, and remove nothing
+    RemoveSavepoint(RemoveSavepointArgs),
     /// Stop a job that runs here with --control, and wait for its end
     Stop(StopArgs),
     /// Run as a pod of Kubernetes: job and settings come from the mounted ConfigMap
@@ -134,6 +137,17 @@ struct SavepointArgs {
     /// How long to wait for it. It goes on when the time is over
     #[arg(long, value_name = "DURATION", value_parser = orders::duration, default_value = "10m")]
     timeout: Duration,
+}
+
+/// Arguments of `remove-savepoint`.
+#[derive(Args, Debug)]
+struct RemoveSavepointArgs {
+    /// Where it is: what `millstream savepoint` printed, or `status.location` of a Checkpoint
+    #[arg(value_name = "LOCATION")]
+    location: String,
+    /// Remove it: no job that began from it is to start again
+    #[arg(long)]
+    force: bool,
 }
 
 /// Arguments of `stop`.
@@ -259,6 +273,10 @@ impl Cli {
             Command::Savepoint(args) => {
                 crate::telemetry::init(self.log_format, QUIET_LOGS);
                 orders::savepoint(&args)
+            }
+            Command::RemoveSavepoint(args) => {
+                crate::telemetry::init(self.log_format, QUIET_LOGS);
+                remove::savepoint(&args)
             }
             Command::Stop(args) => {
                 crate::telemetry::init(self.log_format, QUIET_LOGS);

@@ -12,6 +12,7 @@ mod hold;
 pub mod monitor;
 mod order_book;
 pub mod orders;
+mod reassign;
 mod savepoint;
 mod shuffle;
 mod worker_thread;
@@ -65,6 +66,8 @@ pub struct PodConfig {
     pub ordinal: u16,
     /// Number of pods.
     pub pods: u16,
+    /// The assignment under which the process before this one has waited long enough for others to release what the pod gains.
+    pub waited: Option<u64>,
     /// What connectors need; its `job_uid` is filled in from the state directory.
     pub connectors: ConnectorContext,
 }

@@ -17,6 +17,7 @@
 pub mod directory;
 pub mod origin;
 pub mod place;
+pub mod remove;
 pub mod restore;
 pub mod retain;
 pub mod s3;
@@ -82,6 +83,14 @@ pub enum SnapshotError {
         location: String,
         /// What is wrong and what to write.
         why: String,
+    },
+    /// What there is of a savepoint may be one that is being made.
+    #[error(
+        "{location}: the savepoint is not complete, and may be under way; it can be removed an hour after it was begun"
+    )]
+    SavepointUnderWay {
+        /// As the user wrote it.
+        location: String,
     },
     /// The plan of the job lacks stream operators whose state the savepoint has.
     #[error(
@@ -214,6 +223,7 @@ impl SnapshotError {
             | Self::Overtaken { .. }
             | Self::SavepointExists { .. }
             | Self::NoSavepoint { .. }
+            | Self::SavepointUnderWay { .. }
             | Self::StateWouldBeLost { .. }
             | Self::StateElsewhere { .. }
             | Self::StateByPartition { .. }

@@ -8,7 +8,7 @@ mod broker;
 #[expect(dead_code, reason = "shared with the tests of the command line")]
 mod workshop;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -16,6 +16,7 @@ use aws_config::BehaviorVersion;
 use broker::{Reader, create_topic, servers, unique};
 use checkpoint::snapshot::{ObjectId, PartId};
 use dataflow::key::ShardId;
+use job_runtime::snapshot::origin::Location;
 use job_runtime::snapshot::place::StorePlace;
 use job_runtime::snapshot::s3::S3Place;
 use job_runtime::snapshot::store::{Body, Listing, ObjectStore, Put, StoreError};
@@ -135,6 +136,43 @@ fn a_stopped_process_does_not_wait_for_a_server() {
     let error = listing.join().unwrap();
     assert!(matches!(error, StoreError::Stopped), "{error}");
     assert!(begin.elapsed() < Duration::from_secs(5), "after {:?}", begin.elapsed());
+}
+
+#[test]
+#[ignore = "needs the lab"]
+fn a_savepoint_is_removed_and_nothing_else_is_touched() {
+    let bucket = bucket();
+    let place = format!("s3://{bucket}/team/a");
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", &ticks("'connector' = 'blackhole'"));
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let control = format!("127.0.0.1:{port}");
+    let mut running = workshop.start(&["run", "job.yaml", "--checkpoint-dir", &place, "--control", &control]);
+    running.wait_until("the port", || std::net::TcpStream::connect(&control).is_ok());
+    let locations = [["one", "--timeout=60s"], ["one-more", "--stop"]].map(|more| {
+        let outcome = Workshop::new().run(&[&["savepoint"], &more[..], &["--control", &control]].concat());
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        outcome.stdout.trim().to_owned()
+    });
+    running.end();
+    let location = Location::parse(&locations[0]).unwrap();
+    let store = location.place.open(location.job_name, location.job_uid, &CancellationToken::new()).unwrap();
+    let all = || store.list(Listing::All).unwrap().into_iter().map(|object| object.id).collect::<BTreeSet<_>>();
+    let before = all();
+    let remove = |more: &[&str]| Workshop::new().run(&[&["remove-savepoint", &locations[0]], more].concat());
+    assert_eq!(remove(&[]).code, Some(1));
+    assert_eq!(all(), before);
+    let outcome = remove(&["--force"]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    let gone: Vec<ObjectId> = before.difference(&all()).cloned().collect();
+    let name = || "one".to_owned();
+    assert_eq!(gone, [ObjectId::Savepoint { name: name(), pod: 0 }, ObjectId::SavepointRoot { name: name() }]);
+    assert!(all().is_subset(&before));
+    // The other one can still be begun from.
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", &ticks("'connector' = 'blackhole'"));
+    let outcome = workshop.run(&["run", "job.yaml", "--from-savepoint", &locations[1]]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
 }
 
 /// Seconds of event time; the generator makes 50 in a second.

@@ -31,6 +31,8 @@ const TOKEN: u64 = 600;
 const STOPS: Duration = Duration::from_secs(30);
 /// A pod that ends again and again is not kept running for ever.
 const RESTARTS: usize = 10;
+/// Asking is a process of its own: not so often that it shows in what is measured.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 const SHARD_METRIC: &str = "millstream_state_disk_bytes{";
 
 struct Pod {
@@ -152,7 +154,7 @@ impl<'a> Pods<'a> {
     }
 
     /// The shards that each pod has open, by its metrics; none while it does not answer.
-    pub fn shards(&self) -> Vec<BTreeSet<usize>> {
+    fn shards(&self) -> Vec<BTreeSet<usize>> {
         let of = |pod: &Pod| {
             let address = format!("http://127.0.0.1:{}/metrics", pod.health);
             let text = run_with("", "curl", &["-sS", "--max-time", "5", &address]).unwrap_or_default();
@@ -162,14 +164,16 @@ impl<'a> Pods<'a> {
         self.pods.iter().map(of).collect()
     }
 
-    /// Waits until each pod has a share of all `shards` shards, and each shard one pod; the shards of each.
+    /// Waits until each running pod has a share of all `shards` shards, and each shard one pod; the shards of each.
     ///
     /// # Errors
     /// When it is not so in time.
     pub fn settled(&mut self, shards: usize, longest: Duration) -> anyhow::Result<Vec<BTreeSet<usize>>> {
         until("all shards with a pod", longest, || {
             self.check()?;
-            let found = self.shards();
+            std::thread::sleep(ASK_EVERY);
+            let mut found = self.shards();
+            found.truncate(usize::from(self.replicas));
             let all: BTreeSet<usize> = found.iter().flatten().copied().collect();
             let each_once = found.iter().map(BTreeSet::len).sum::<usize>() == shards && all.len() == shards;
             Ok((each_once && found.iter().all(|of_pod| !of_pod.is_empty())).then_some(found))
@@ -185,7 +189,7 @@ impl<'a> Pods<'a> {
         let address = format!("https://127.0.0.1:{}{ASSIGNMENT_PATH}", self.pods[of].control);
         // The token comes in by standard input: an argument can be seen by others.
         let header = format!("header = \"Authorization: Bearer {token}\"\n");
-        let quiet = ["-sSk", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", "--config", "-"];
+        let quiet = ["-sSk", "--http1.1", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "10", "--config", "-"];
         let order = [&quiet[..], &["-X", "POST", "-d", &body, &address]].concat();
         until("a pod that takes the order", longest, || {
             self.check()?;

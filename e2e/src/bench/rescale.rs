@@ -33,11 +33,7 @@ pub fn two_to_three(large: &Large<'_>, sheet: &mut Sheet) -> anyhow::Result<()> 
     pods.add(Some(&large.runner.state_dir(NAME)))?;
     (0..2).try_for_each(|_| pods.add(None))?;
     pods.resize(2)?;
-    let old = until("two pods with shards", LONGEST, || {
-        pods.check()?;
-        let found = pods.shards();
-        Ok((found[0].len() + found[1].len() == SHARDS && !found[1].is_empty()).then_some(found))
-    })?;
+    let old = pods.settled(SHARDS, LONGEST)?;
     let arrivals = Arrivals::of(&format!("millstream-{}-changelog", large.runner.own(NAME)))?;
     let all_since =
         |since: u64| until("all shards at work", LONGEST, || Ok((arrivals.heard_since(since) == SHARDS).then_some(())));

@@ -191,8 +191,8 @@ fn produce(topic: &str, sample: &[Vec<u8>]) -> anyhow::Result<()> {
     // SAFETY: the client lives until the end of this function; a null configuration means the default one; the handle is given back before.
     let handle = unsafe { c::rd_kafka_topic_new(producer.client().native_ptr(), name.as_ptr(), ptr::null_mut()) };
     ensure!(!handle.is_null(), "no handle for {topic}");
-    let batches = (0..ROUNDS).flat_map(|_| sample.chunks(BATCH));
-    let sent = batches.into_iter().try_for_each(|values| send(&producer, handle, values, end));
+    let mut batches = (0..ROUNDS).flat_map(|_| sample.chunks(BATCH));
+    let sent = batches.try_for_each(|values| send(&producer, handle, values, end));
     // SAFETY: last use of the handle.
     unsafe { c::rd_kafka_topic_destroy(handle) };
     sent?;

@@ -33,6 +33,9 @@ use crate::state::memory::StateMemory;
 /// otherwise, to make its last commit. Who waits does not fail, and is not held back longer and longer by Kubernetes.
 const STATE_DIR_WAIT: Duration = Duration::from_secs(60);
 
+/// Tells a process that begins anew under which assignment the one before it has waited long enough for releases.
+const WAITED: &str = "MILLSTREAM_WAITED";
+
 /// Runs until ended from outside or failed.
 pub(super) fn run(args: &PodArgs, started: Instant) -> ExitCode {
     // Before there is any other thread.
@@ -44,7 +47,7 @@ pub(super) fn run(args: &PodArgs, started: Instant) -> ExitCode {
         serve(args, &settings, started, &span)
     });
     match result {
-        Ok(Ended::Reassigned) => begin_anew(),
+        Ok(Ended::Reassigned { waited }) => begin_anew(waited),
         Ok(Ended::AtEnd | Ended::Stopped) => ExitCode::SUCCESS,
         Err((reason, failure)) => {
             failure.print();
@@ -113,7 +116,7 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
             tracing::info!("stopped as ordered, everything is committed; waiting to be ended");
             wait_for_stop(&monitor);
         }
-        Ok(Ended::Stopped | Ended::Reassigned) => {}
+        Ok(Ended::Stopped | Ended::Reassigned { .. }) => {}
         Err((reason, failure)) => {
             set(
                 PodPhase::Failed,
@@ -124,7 +127,7 @@ fn serve(args: &PodArgs, settings: &PodSettings, started: Instant, span: &tracin
     // From here on nobody watches for signals: one that comes is for the process that replaces this one.
     drop(background);
     match result {
-        Ok(Ended::Reassigned) if monitor.stop_asked() => Ok(Ended::Stopped),
+        Ok(Ended::Reassigned { .. }) if monitor.stop_asked() => Ok(Ended::Stopped),
         result => result,
     }
 }
@@ -134,12 +137,13 @@ async fn serve_control(control: Arc<ControlPort>, port: u16, cancel: Cancellatio
     Ok(())
 }
 
-/// Replaces the process by a new one with the same arguments: a process has one assignment all its life, and Kubernetes need not know.
-fn begin_anew() -> ExitCode {
+/// Replaces the process by a new one with the same arguments: a start settles and restores what is gained, and Kubernetes need not know.
+fn begin_anew(waited: Option<u64>) -> ExitCode {
     let program = std::env::current_exe().unwrap_or_else(|_| "/proc/self/exe".into());
-    // Returns only if it failed.
     let mut anew = std::process::Command::new(program);
-    let anew = anew.args(std::env::args_os().skip(1)).envs(crash::passed());
+    anew.args(std::env::args_os().skip(1)).env_remove(WAITED).envs(crash::passed());
+    anew.envs(waited.map(|number| (WAITED, number.to_string())));
+    // Returns only if it failed.
     let error = crash::around(Step::Anew, || anew.exec());
     tracing::error!(%error, "cannot begin anew; leaving it to Kubernetes");
     ExitCode::FAILURE
@@ -213,6 +217,7 @@ fn config(args: &PodArgs, settings: &PodSettings, loaded: &Loaded) -> Result<Pod
         snapshots: loaded.snapshots(checkpoints),
         ordinal,
         pods: settings.replicas,
+        waited: std::env::var(WAITED).ok().and_then(|number| number.parse().ok()),
         connectors: ConnectorContext {
             base_dir: loaded.base_dir.clone(),
             job_uid: settings.job_uid.clone(),

@@ -39,7 +39,7 @@ pub(super) fn text(monitor: &Monitor, ended: Ended, took: Duration, state_dir: &
     let seconds = took.as_secs_f64();
     let how = match ended {
         Ended::AtEnd => "done: the input is at its end and everything is committed",
-        Ended::Stopped | Ended::Reassigned => "stopped: everything read is committed; run it again to go on",
+        Ended::Stopped | Ended::Reassigned { .. } => "stopped: everything read is committed; run it again to go on",
     };
     let rows = monitor.rows_in();
     let rate = (rows as f64 / seconds.max(0.001)) as u64;

@@ -130,6 +130,7 @@ fn config(args: &RunArgs, loaded: &Loaded) -> Result<PodConfig, Failure> {
         snapshots: loaded.snapshots(args.checkpoint_dir.clone()),
         ordinal: 0,
         pods: 1,
+        waited: None,
         connectors: ConnectorContext {
             base_dir: loaded.base_dir.clone(),
             job_uid: String::new(),

@@ -333,7 +333,7 @@ mod tests {
         };
         let expected = [
             operator(20, "other", "", true),
-            operator(21, "distinct(origin, dest)", "the columns origin", false),
+            operator(21, "distinct(origin, dest)", "the columns (origin)", false),
             operator(77, "window_aggregate(origin)", "", false),
         ];
         expected.iter().for_each(|operator| put_operator(&mut changes, home, operator));

@@ -39,19 +39,27 @@ use crate::kafka::ffi::ClientError;
 use crate::kafka::producer::TransactionalProducer;
 use crate::kafka::properties::KafkaProperties;
 use crate::planted::{self, Bug};
-use control::Membership;
+use member::Membership;
 use offsets::Offsets;
 use placed::Placed;
 
 mod control;
+mod member;
 mod offsets;
 mod placed;
+mod proof;
 mod recover;
+mod tail;
+mod topics;
 mod trim;
+mod watch;
 
-pub use control::{ControlTopic, Watching};
+pub use control::ControlTopic;
+pub(crate) use control::SETTLE;
+pub use member::Member;
 pub use recover::{Assigned, Fenced, RecoverError};
 pub use trim::ChangelogTrim;
+pub use watch::{Releases, Watching};
 
 /// Largest changelog record, below the broker's default limit of a megabyte.
 const CHANGELOG_RECORD: usize = 800 << 10;
@@ -70,6 +78,8 @@ pub struct KafkaLogConfig {
     pub ordinal: u16,
     /// Number of pods.
     pub pods: u16,
+    /// The assignment under which the process before this one has waited for releases: who has not released by now is fenced.
+    pub waited: Option<u64>,
     /// Number of shards.
     pub shards: Shards,
     /// Exchanges of the job: each has a topic when there are several pods.
@@ -107,7 +117,7 @@ pub struct KafkaCommitLog {
     offsets: Offsets,
     placed: Placed,
     broken: Option<String>,
-    membership: Membership,
+    member: Member,
 }
 
 impl KafkaCommitLog {
@@ -131,6 +141,7 @@ impl KafkaCommitLog {
     fn new(config: KafkaLogConfig, producer: TransactionalProducer, membership: Membership) -> Self {
         let (job, changelog) = (local_log::job_hash(&config.job_uid), names::changelog_topic(&config.job_uid));
         let (offsets, placed) = (Offsets::new(&config), Placed::default());
+        let member = Member::new(membership, config.ordinal, &config.job_uid);
         Self {
             config,
             job,
@@ -141,7 +152,7 @@ impl KafkaCommitLog {
             offsets,
             placed,
             broken: None,
-            membership,
+            member,
         }
     }
 
@@ -244,13 +255,8 @@ impl KafkaCommitLog {
         }
     }
 
-    /// A transactional call that succeeds: proof that nobody has fenced this process. An empty transaction would ask nobody, so it carries how
-    /// far the control topic is read.
     fn prove(&mut self, number: u64) -> Result<(), CommitError> {
-        let control = names::control_topic(&self.config.job_uid);
-        let next_offset = i64::try_from(number).unwrap_or(i64::MAX);
-        let kafka_offsets = vec![KafkaOffset { topic: control, partition: 0, next_offset, watermark_ms: None }];
-        self.try_commit(CommitRequest { id: self.last.next(), changes: Vec::new(), kafka_offsets }).map(drop)
+        proof::prove(&mut self.producer, &self.config, number)
     }
 
     /// A call before the commit did not come back: nothing of the interval is durable.

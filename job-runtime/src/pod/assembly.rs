@@ -26,6 +26,7 @@ use super::driver::{Destination, Driver, Ended, Parts};
 use super::error::PodError;
 use super::hold::{Desk, Hold, Positions as Standing};
 use super::monitor::Monitor;
+use super::reassign::Reassign;
 use super::savepoint::Savepoints;
 use super::shuffle::Outward;
 use super::worker_thread::WorkerHandle;
@@ -44,6 +45,7 @@ use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 mod dead_letters;
 mod kafka;
 mod operators;
+mod reassign;
 mod savepoints;
 mod seat;
 mod snapshots;
@@ -148,7 +150,8 @@ impl Pod {
             }
         }
         let report = PodReport { resumes: recovered.resumes, size: size(&sources) };
-        let mut orders = savepoints::Orders::new(&config, &recovered, monitor)?;
+        let mut orders = savepoints::Orders::new(&config, &recovered)?;
+        let (shards, watch) = (reassign::Shards::of(&config, &recovered), orders.watch.take());
         let start = |store: &SnapshotStore| store.start(&config, &directory, &recovered, monitor, orders.tell());
         let snapshots = store.as_ref().map(start).transpose()?;
         let ask = store.as_ref().zip(snapshots.as_ref());
@@ -157,7 +160,9 @@ impl Pod {
         let mut cast = Cast::place(&config, &sinks, sources, recovered, monitor)?;
         let discovery = cast.discovery.take();
         let savepoints = orders.start(&config, &cast, kept, monitor)?;
-        let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started, &savepoints)?;
+        let reassign = shards.reassign(&cast, watch);
+        let beside = Beside { savepoints: &savepoints, reassign };
+        let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started, beside)?;
         let driver = Driver::new(parts, Arc::clone(monitor), started);
         let savepoints = savepoints.thread;
         Ok(Self {
@@ -309,6 +314,12 @@ fn size(sources: &[OpenSource<'_>]) -> Option<SizeHint> {
     })?
 }
 
+/// What the driver does beside its work.
+struct Beside<'a> {
+    savepoints: &'a savepoints::Started,
+    reassign: Reassign,
+}
+
 /// Who does what: partitions and shards placed on workers, everything opened, no thread started yet.
 struct Cast {
     home: Home,
@@ -317,6 +328,7 @@ struct Cast {
     log: Box<dyn CommitLog>,
     log_offsets: Vec<NodeId>,
     owner: Arc<[usize]>,
+    seat: Arc<Seat>,
     stores: Vec<Vec<Box<dyn ShardStore>>>,
     partitions: Vec<Vec<(NodeId, Box<dyn SourcePartition>)>>,
     encoders: Vec<Vec<(NodeId, Box<dyn dataflow::sink::SinkEncoder>)>>,
@@ -347,7 +359,7 @@ impl Cast {
         monitor: &Arc<Monitor>,
     ) -> Result<Self, PodError> {
         let Recovered { seat, log, stores, origin, .. } = recovered;
-        let workers = config.workers;
+        let (workers, seat) = (config.workers, Arc::new(seat));
         let home = Home::new(config.shards, stores[0].shard());
         let positions = Positions::find(&log, &stores, home, &sources, origin.as_ref())?;
         let standing = positions.standing(&log, &sources);
@@ -376,6 +388,7 @@ impl Cast {
             owner: seat.owner(workers),
             inward: Vec::new(),
             outward: None,
+            seat: Arc::clone(&seat),
             read: Vec::new(),
             gate: Arc::new(Gate::open()),
             standing,
@@ -388,8 +401,7 @@ impl Cast {
             let worker = cast.owner[usize::from(store.shard().0)];
             cast.stores[worker].push(Box::new(store));
         }
-        let seat = Arc::new(seat);
-        cast.discovery = cast.open_partitions(config, &seat, sources, positions, monitor)?;
+        cast.discovery = cast.open_partitions(config, sources, positions, monitor)?;
         (cast.inward, cast.read) = seat.inward(graph, cluster.as_ref().map(|cluster| &cluster.properties), &cast)?;
         // How far other pods' rows are read is committed with the offsets of sources.
         cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
@@ -408,7 +420,6 @@ impl Cast {
     fn open_partitions(
         &mut self,
         config: &PodConfig,
-        seat: &Arc<Seat>,
         sources: Vec<OpenSource<'_>>,
         mut positions: Positions,
         monitor: &Arc<Monitor>,
@@ -430,7 +441,7 @@ impl Cast {
         let mut opened = Vec::new();
         for OpenSource { node, table, factory } in sources {
             let positions = positions.0.remove(&node.id).unwrap_or_default();
-            let (table, seat) = (table.to_owned(), Arc::clone(seat));
+            let (table, seat) = (table.to_owned(), Arc::clone(&self.seat));
             let declared = Declared::of(node, &config.planned.graph, config.shards)?;
             let mut source = Growing::new(node.id, table, factory, positions, seat, declared)?;
             for due in source.due(monitor).map_err(ConnectorError::from)? {
@@ -463,7 +474,7 @@ impl Cast {
         sinks: Vec<OpenSink<'_>>,
         monitor: &Monitor,
         started: Instant,
-        savepoints: &savepoints::Started,
+        beside: Beside<'_>,
     ) -> Result<Parts, PodError> {
         let wakes: Vec<Wake> = (0..config.workers).map(|worker| self.wake(worker)).collect();
         let make = if self.outward.is_some() { exchange::ports_of_pod } else { exchange::ports };
@@ -510,8 +521,9 @@ impl Cast {
             operators: self.operators,
             log: self.log,
             shuffle: self.outward,
-            hold: savepoints.hold(self.gate, self.read),
+            hold: beside.savepoints.hold(self.gate, self.read),
             positions: self.standing,
+            reassign: beside.reassign,
             triggers: Triggers { interval_ms, max_bytes: COMMIT_BYTES, max_rows: COMMIT_ROWS },
         })
     }

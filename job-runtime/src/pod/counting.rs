@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::Thread;
 
 use crate::crash::{self, Step};
-use dataflow::key::KeyGroup;
+use dataflow::key::{KeyGroup, ShardId};
 use dataflow::sink::EncodedRows;
 use dataflow::source::{PartitionId, SourceError, SourcePartition, SourcePoll, SourcePosition};
 
@@ -58,6 +58,8 @@ pub(super) struct Counting {
     activity: Arc<Activity>,
     driver: Thread,
     stats: Arc<SourceStats>,
+    /// With which the partition passes to another pod.
+    shard: ShardId,
     group: Option<KeyGroup>,
     known_ms: Option<i64>,
 }
@@ -70,10 +72,11 @@ impl Counting {
         activity: Arc<Activity>,
         driver: Thread,
         stats: Arc<SourceStats>,
+        shard: ShardId,
         group: Option<KeyGroup>,
         known_ms: Option<i64>,
     ) -> Self {
-        Self { inner, activity, driver, stats, group, known_ms }
+        Self { inner, activity, driver, stats, shard, group, known_ms }
     }
 }
 
@@ -108,6 +111,10 @@ impl SourcePartition for Counting {
 
     fn position(&self) -> SourcePosition {
         self.inner.position()
+    }
+
+    fn shard(&self) -> Option<ShardId> {
+        Some(self.shard)
     }
 
     fn known_ms(&self) -> Option<i64> {

@@ -13,7 +13,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use dataflow::graph::NodeId;
-use dataflow::key::{KeyGroup, Shards};
+use dataflow::key::{KeyGroup, ShardId, Shards};
 use dataflow::source::{PartitionId, Reached, SourcePartition};
 use dataflow::worker::Wake;
 
@@ -82,7 +82,7 @@ impl Opener {
     pub(super) fn open(
         &mut self,
         source: &Growing,
-        Due { id, start, group, known_ms }: Due,
+        Due { id, shard, start, group, known_ms }: Due,
     ) -> Result<(usize, Box<dyn SourcePartition>), ConnectorError> {
         let worker = match group {
             Some(group) => self.owner[usize::from(self.shards.shard_of(group).0)],
@@ -96,7 +96,7 @@ impl Opener {
         let (node, table) = (source.node, source.table.clone());
         self.monitor.add_source(SourceView { node, table, partition: id, stats: Arc::clone(&stats) });
         let (activity, driver) = (Arc::clone(&place.activity), self.driver.clone());
-        let counting = Counting::new(partition, activity, driver, stats, group, known_ms);
+        let counting = Counting::new(partition, activity, driver, stats, shard, group, known_ms);
         Ok((worker, Box::new(counting)))
     }
 }
@@ -104,6 +104,8 @@ impl Opener {
 /// A partition to open.
 pub(super) struct Due {
     id: PartitionId,
+    /// The shard that it passes with.
+    shard: ShardId,
     start: Start,
     /// Stands for it, if the plan relies on it.
     group: Option<KeyGroup>,
@@ -206,7 +208,7 @@ impl Growing {
                 None if self.read_before => (Start::Added, None),
                 None => (Start::First, None),
             };
-            due.push(Due { group: self.group(index), id, start, known_ms });
+            due.push(Due { group: self.group(index), shard: self.seat.shard_of_source(index), id, start, known_ms });
         }
         Ok(due)
     }

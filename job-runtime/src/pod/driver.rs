@@ -19,6 +19,7 @@ use super::counting::Activity;
 use super::error::PodError;
 use super::hold::{Hold, Now, Positions};
 use super::monitor::{CommitOutcome, Monitor};
+use super::reassign::Reassign;
 use super::shuffle::Outward;
 use super::worker_thread::{Applied, EVENTS, Order, WorkerHandle};
 use crate::commit::bookkeeping::{self, Home};
@@ -70,6 +71,8 @@ pub(super) struct Parts {
     pub(super) hold: Hold,
     /// Where the source partitions stand.
     pub(super) positions: Positions,
+    /// Takes other assignments up.
+    pub(super) reassign: Reassign,
     /// When to commit.
     pub(super) triggers: Triggers,
 }
@@ -81,8 +84,11 @@ pub enum Ended {
     AtEnd,
     /// Stopped when asked, everything committed.
     Stopped,
-    /// Stopped because another assignment is in force, everything committed: the process is to begin anew.
-    Reassigned,
+    /// Stopped because another assignment is in force that this process cannot take up, everything committed: it is to begin anew.
+    Reassigned {
+        /// The assignment under which it has waited long enough for others to release what it gains.
+        waited: Option<u64>,
+    },
 }
 
 /// The loop's state.
@@ -130,7 +136,7 @@ impl Driver {
                 if let Err(error) = self.parts.log.leave() {
                     tracing::warn!(%error, "what is lost could not be released; who gains it waits and fences");
                 }
-                Ok(Ended::Reassigned)
+                Ok(Ended::Reassigned { waited: self.parts.reassign.waited() })
             }
             Ok(ended) => Ok(ended),
             // The cause is the first failure that is not only the sight of another worker's end.
@@ -227,7 +233,8 @@ impl Driver {
             || self.bytes_open > 0
             || self.moved
             || self.has_moved(&share)
-            || self.heartbeat_due();
+            || self.heartbeat_due()
+            || self.parts.reassign.is_taken_up_with(share.id);
         let input = Input::WorkerCommit { worker, id: share.id, something, finished: share.finished };
         self.shares[worker] = Some(share);
         self.tell(input, commands)
@@ -271,6 +278,11 @@ impl Driver {
             Now::Barrier => self.tell(Input::Activity { rows: self.parts.triggers.max_rows, bytes: 0 }, commands)?,
             Now::End => self.tell(Input::Stop, commands)?,
         }
+        match self.parts.reassign.look() {
+            Now::Go => {}
+            Now::Barrier => self.tell(Input::Activity { rows: self.parts.triggers.max_rows, bytes: 0 }, commands)?,
+            Now::End => self.monitor.reassign(),
+        }
         if self.monitor.stop_asked() || self.monitor.reassigned() {
             self.tell(Input::Stop, commands)?;
         }
@@ -290,7 +302,8 @@ impl Driver {
                 Command::Barrier(id) => {
                     self.barrier_since = Some(Instant::now());
                     self.parts.hold.begun(id);
-                    self.parts.workers.iter().for_each(|worker| worker.order(Order::Barrier(id)));
+                    let switch = self.parts.reassign.begun(id);
+                    self.parts.workers.iter().for_each(|worker| worker.order(Order::Barrier(id, switch.clone())));
                 }
                 Command::Commit { id, last } => self.commit(id, last, commands)?,
                 Command::Skip(id) => self.skip(id),
@@ -336,8 +349,10 @@ impl Driver {
     /// One commit, in the order that must never change: external sinks durable, then the log, then visible and applied.
     fn commit(&mut self, id: CommitId, last: bool, commands: &mut Vec<Command>) -> Result<(), PodError> {
         let begin = Instant::now();
-        let shares = self.release_workers();
-        let (request, added) = self.request(id, shares)?;
+        let mut shares = self.release_workers();
+        let left = shares.iter_mut().flat_map(|share| std::mem::take(&mut share.left)).collect();
+        let (mut request, added) = self.request(id, shares)?;
+        request.kafka_offsets.extend(self.parts.reassign.proof(id));
         let early = planted::is(Bug::StateBeforeCommit);
         if early {
             self.apply(id, planted::guessed(&request.changes), added.clone());
@@ -348,7 +363,7 @@ impl Driver {
             Some(shuffle) => shuffle.write(self.parts.log.as_mut(), id, now),
             None => Ok(()),
         };
-        let leaving = last && self.monitor.reassigned();
+        let leaving = self.parts.reassign.is_taken_up_with(id) || self.monitor.reassigned();
         if leaving && planted::is(Bug::ReleaseFirst) {
             self.parts.log.leave()?;
         }
@@ -374,6 +389,7 @@ impl Driver {
         } else {
             self.apply(id, offsets, added);
         }
+        self.parts.take_up(id, left, &self.monitor);
         self.monitor.committed(begin.elapsed(), CommitOutcome::Committed);
         self.parts.hold.committed();
         self.tell(Input::Committed(id), commands)

@@ -7,6 +7,7 @@ use job_api::TerminationReason;
 
 use crate::commit::CommitError;
 use crate::commit::bookkeeping::BookkeepingError;
+use crate::commit::kafka::RecoverError;
 use crate::commit::local::LocalLogError;
 use crate::connector::ConnectorError;
 use crate::state::directory::DirectoryError;
@@ -37,7 +38,7 @@ pub enum PodError {
     Kafka(#[from] crate::kafka::client::ConnectError),
     /// The Kafka commit log cannot be read.
     #[error(transparent)]
-    Recover(#[from] crate::commit::kafka::RecoverError),
+    Recover(#[from] RecoverError),
     /// A commit did not succeed.
     #[error(transparent)]
     Commit(#[from] CommitError),
@@ -140,12 +141,14 @@ impl PodError {
             | Self::Bookkeeping(_)
             | Self::Snapshot(_)
             | Self::Log(_)
-            | Self::Recover(_)
             | Self::OtherPlan { .. }
             | Self::OtherPlace { .. }
             | Self::OtherExchange { .. } => TerminationReason::StateFailed,
             Self::Stopped => TerminationReason::Stopped,
-            Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
+            Self::Recover(RecoverError::Unproved(CommitError::Fenced { .. }))
+            | Self::Commit(CommitError::Fenced { .. }) => TerminationReason::Fenced,
+            Self::Recover(RecoverError::Unproved(_)) => TerminationReason::CommitFailed,
+            Self::Recover(_) => TerminationReason::StateFailed,
             Self::Commit(_) | Self::Deadline { .. } => TerminationReason::CommitFailed,
             Self::Worker(WorkerError::State(_)) => TerminationReason::StateFailed,
             Self::Worker(_) => TerminationReason::RecordFailed,

@@ -10,6 +10,7 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use dataflow::graph::OperatorUid;
+use dataflow::key::ShardId;
 use dataflow::shuffle::Gate;
 use dataflow::source::{PartitionId, Reached};
 use dataflow::worker::CommitId;
@@ -129,6 +130,11 @@ impl Hold {
     /// True while the sources are held: the driver looks around more often.
     pub(super) fn is_draining(&self) -> bool {
         matches!(self.state, State::Draining { .. })
+    }
+
+    /// Shards are another pod's: what is sent to them is not read here.
+    pub(super) fn leave(&mut self, shards: &[ShardId]) {
+        self.read.retain(|read| !shards.iter().any(|shard| i32::from(shard.0) == read.partition));
     }
 
     fn is_read(&self, ends: &BTreeMap<(String, i32), i64>) -> bool {

@@ -165,7 +165,7 @@ impl Monitor {
         }
     }
 
-    /// Another assignment is in force: asks the run to commit and begin anew.
+    /// Another assignment is in force that this process cannot take up: asks the run to commit and begin anew.
     pub(super) fn reassign(&self) {
         self.reassigned.store(true, Ordering::Release);
         if let Some(driver) = self.driver.get() {
@@ -337,6 +337,15 @@ impl Monitor {
         }
         *sources = kept;
         sources.iter().filter(|source| source.node == node && !source.stats.is_closed()).count()
+    }
+
+    /// A partition is another pod's: what was counted of it stays.
+    pub(super) fn left(&self, node: NodeId, partition: &PartitionId) {
+        let found = |source: &&SourceView| source.node == node && source.partition == *partition;
+        if let Some(source) = self.sources().iter().find(found) {
+            source.stats.close();
+        }
+        self.retire(node);
     }
 
     pub(super) fn watch_stores(&self, stores: Vec<StoreGauge>) {

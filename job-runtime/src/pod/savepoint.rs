@@ -3,30 +3,32 @@
 //! Owns the thread that does so. What must be done next is `checkpoint::savepoint`'s; holding the sources is the driver's (`hold`); copies and
 //! uploads are the snapshot thread's. A job of one pod has its board in memory, a job of several in the control topic.
 
+mod work;
+
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use checkpoint::assignment::Assignment;
 use checkpoint::savepoint::record::{Begin, SavepointRecord};
 use checkpoint::savepoint::{Board, Open, Todo};
 use checkpoint::snapshot::StoredPosition;
 use checkpoint::snapshot::key::savepoint_name;
-use dataflow::shuffle::Gate;
+use dataflow::key::ShardId;
 use job_api::VERSION;
 use job_api::orders::{SavepointPhase, SavepointRequest, SavepointStatus};
 
-use super::hold::{Desk, Positions, Want};
+use super::hold::{Positions, Want};
 use super::orders::OrderError;
 use crate::commit::bookkeeping;
 use crate::commit::kafka::ControlTopic;
 use crate::snapshot::restore;
-use crate::snapshot::store::ObjectStore;
-use crate::snapshot::take::{SavepointOf, Whole, complete};
-use crate::snapshot::thread::{SavepointNews, SnapshotAsk};
+use crate::snapshot::take::{SavepointOf, complete};
+use crate::snapshot::thread::SavepointNews;
+
+pub(super) use work::{Agreement, SavepointStore, SavepointWork};
 
 /// Events that may wait.
 const EVENTS: usize = 64;
@@ -50,7 +52,19 @@ pub(super) enum Event {
         answer: SyncSender<Result<SavepointStatus, OrderError>>,
     },
     /// What the control topic says now.
-    Board(Board),
+    Board {
+        /// Of savepoints.
+        board: Board,
+        /// The number of the assignment in force.
+        in_force: u64,
+    },
+    /// The pod has given shards up.
+    Assigned {
+        /// The assignment that it works under from then on.
+        number: u64,
+        /// The shards.
+        lost: Vec<ShardId>,
+    },
     /// Nothing is in flight on this pod.
     Drained {
         /// Of the order.
@@ -104,50 +118,6 @@ fn status(name: &str, phase: SavepointPhase) -> SavepointStatus {
     SavepointStatus { version: VERSION, name, phase, location, pause_ms, bytes, message }
 }
 
-/// Where the pods agree.
-pub(super) enum Agreement {
-    /// The pod is alone.
-    Alone(Assignment),
-    /// In the control topic; the board as it was when the pod joined.
-    Topic(Box<ControlTopic>, Board, u64),
-}
-
-/// What the thread works with.
-pub(super) struct SavepointWork {
-    /// Where the pods agree.
-    pub(super) agreement: Agreement,
-    /// This pod.
-    pub(super) pod: u16,
-    /// Where a pod that is alone notes that the job's work has ended; `None` if its log is local.
-    pub(super) note: Option<ControlTopic>,
-    /// Rounds of draining.
-    pub(super) rounds: u16,
-    /// Internal topics that this pod reads, with its partitions.
-    pub(super) reads: Vec<(String, Vec<i32>)>,
-    /// Snapshots, if the job has a place for them.
-    pub(super) snapshots: Option<SavepointStore>,
-    /// Where the driver is told what to do.
-    pub(super) desk: Arc<Desk>,
-    /// The sources.
-    pub(super) gate: Arc<Gate>,
-    /// Set while the control topic must be watched closely.
-    pub(super) urgent: Arc<AtomicBool>,
-    /// What becomes of savepoints.
-    pub(super) book: Arc<Book>,
-}
-
-/// What makes and keeps a savepoint's files.
-pub(super) struct SavepointStore {
-    /// The snapshot thread.
-    pub(super) ask: SnapshotAsk,
-    /// Where they go.
-    pub(super) store: Arc<dyn ObjectStore>,
-    /// What they are of.
-    pub(super) whole: Whole,
-    /// What a savepoint's location begins with: all but its name.
-    pub(super) location: Box<dyn Fn(&str) -> String + Send>,
-}
-
 /// The thread; ended and joined when dropped.
 pub(super) struct Savepoints {
     events: SyncSender<Event>,
@@ -189,6 +159,8 @@ struct Coordinator {
     /// A word that could not be said yet.
     unsaid: Option<SavepointRecord>,
     drains: u64,
+    /// The assignment in force. The pod may not have taken it up yet: then it has no part in savepoints.
+    in_force: u64,
 }
 
 /// This pod's part of the savepoint under way.
@@ -212,7 +184,8 @@ impl Coordinator {
                 failure: Some(format!("pod {} began anew meanwhile", work.pod)),
             });
         }
-        Self { work, board, doing: None, unsaid, drains: 0 }
+        let in_force = work.agreement.number();
+        Self { work, board, doing: None, unsaid, drains: 0, in_force }
     }
 
     fn run(mut self, heard: &Receiver<Event>) {
@@ -237,7 +210,8 @@ impl Coordinator {
                 // Who asked may have gone.
                 let _ = answer.send(self.order(&request));
             }
-            Event::Board(board) => self.board = board,
+            Event::Board { board, in_force } => (self.board, self.in_force) = (board, in_force),
+            Event::Assigned { number, lost } => self.work.take_up(number, &lost),
             Event::InputEnds => {
                 if !self.work.gate.is_ended() {
                     tracing::info!("the job is drained: what is read is all there is");
@@ -295,10 +269,11 @@ impl Coordinator {
             }
             Err(error) => return Err(OrderError::NotReady { message: error.to_string() }),
         }
-        let assignment = match &self.work.agreement {
-            Agreement::Alone(assignment) => assignment.number,
-            Agreement::Topic(_, _, number) => *number,
-        };
+        let assignment = self.work.agreement.number();
+        if assignment < self.in_force {
+            let message = "the job is being distributed anew; ask again".to_owned();
+            return Err(OrderError::NotReady { message });
+        }
         let cut = uuid::Uuid::new_v4().as_u128();
         let (name, stop, rounds) = (request.name.clone(), request.stop, self.work.rounds);
         let status = self.work.book.begin(&name);
@@ -311,6 +286,9 @@ impl Coordinator {
     fn act(&mut self) {
         let Some(open) = self.board.open().cloned() else { return self.settle() };
         let begin = &open.begin;
+        if begin.assignment != self.work.agreement.number() {
+            return self.settle();
+        }
         if self.doing.as_ref().is_none_or(|doing| doing.begin.cut != begin.cut) {
             tracing::info!(savepoint = begin.name, stop = begin.stop, "a savepoint is begun");
             self.work.urgent.store(true, Ordering::Release);

@@ -8,6 +8,7 @@ use std::thread::{JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use dataflow::key::ShardId;
+use dataflow::shuffle::Switch;
 use dataflow::state::ChangeBatch;
 use dataflow::worker::{AppliedOffsets, CommitId, StepStatus, Worker, WorkerConfig, WorkerEvent, WorkerProgress};
 
@@ -27,8 +28,8 @@ const PUBLISH: Duration = Duration::from_millis(100);
 
 /// What the driver tells a worker.
 pub(super) enum Order {
-    /// Inject the barrier.
-    Barrier(CommitId),
+    /// Inject the barrier; shards may be given up with it.
+    Barrier(CommitId, Option<Arc<Switch>>),
     /// The commit is in the log, or was skipped because there was nothing in it.
     Applied(CommitId, Arc<Applied>),
 }
@@ -205,7 +206,8 @@ impl Shared {
 fn take_orders(worker: &mut Worker, orders: &Receiver<Order>) -> Result<bool, PodError> {
     loop {
         match orders.try_recv() {
-            Ok(Order::Barrier(id)) => worker.begin_commit(id),
+            Ok(Order::Barrier(id, None)) => worker.begin_commit(id),
+            Ok(Order::Barrier(id, Some(switch))) => worker.begin_switch(id, switch),
             Ok(Order::Applied(id, applied)) => {
                 crash::around(Step::Apply, || worker.commit_applied_with(id, &applied.offsets, &applied.added))?;
             }

@@ -36,6 +36,36 @@ pub struct Origin {
     parts: Vec<SavepointPart>,
 }
 
+/// A savepoint's location, taken apart.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Location<'a> {
+    /// Where snapshots are.
+    pub place: StorePlace,
+    /// Name of the job that it is of.
+    pub job_name: &'a str,
+    /// Uid of that job.
+    pub job_uid: &'a str,
+    /// The savepoint's name.
+    pub name: &'a str,
+}
+
+impl<'a> Location<'a> {
+    /// Reads what [`location`] writes.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn parse(location: &'a str) -> Result<Self, SnapshotError> {
+        let wrong = |why: &str| SnapshotError::NoSavepoint { location: location.to_owned(), why: why.to_owned() };
+        let form = "write it as `millstream savepoint` printed it: PLACE/JOB/UID/savepoints/NAME";
+        let (job, name) = location.trim_end_matches('/').rsplit_once(SAVEPOINTS).ok_or_else(|| wrong(form))?;
+        savepoint_name(name).map_err(|error| wrong(&error.to_string()))?;
+        let (rest, job_uid) = job.rsplit_once('/').ok_or_else(|| wrong(form))?;
+        let (place, job_name) = rest.rsplit_once('/').ok_or_else(|| wrong(form))?;
+        let place = StorePlace::parse(place).map_err(|why| wrong(&why))?;
+        Ok(Self { place, job_name, job_uid, name })
+    }
+}
+
 /// Where a savepoint is, as a job is told to begin from it.
 pub fn location(place: &StorePlace, job_name: &str, job_uid: &str, savepoint: &str) -> String {
     format!("{place}/{job_name}/{job_uid}{SAVEPOINTS}{savepoint}")
@@ -47,17 +77,12 @@ impl Origin {
     /// # Errors
     /// When `location` is none, or the savepoint is not there, not whole, or cannot be read.
     pub fn open(location: &str, like: Option<&StorePlace>, cancel: &CancellationToken) -> Result<Self, SnapshotError> {
-        let wrong = |why: &str| SnapshotError::NoSavepoint { location: location.to_owned(), why: why.to_owned() };
-        let form = "write it as `millstream savepoint` printed it: PLACE/JOB/UID/savepoints/NAME";
-        let (job, name) = location.trim_end_matches('/').rsplit_once(SAVEPOINTS).ok_or_else(|| wrong(form))?;
-        savepoint_name(name).map_err(|error| wrong(&error.to_string()))?;
-        let (rest, uid) = job.rsplit_once('/').ok_or_else(|| wrong(form))?;
-        let (place, job_name) = rest.rsplit_once('/').ok_or_else(|| wrong(form))?;
-        let place = StorePlace::parse(place).map_err(|why| wrong(&why))?.reached_like(like);
-        let store = place.open(job_name, uid, cancel)?;
-        let found = restore::savepoint(store.as_ref(), uid, name)?;
-        let (root, parts) = found.ok_or_else(|| {
-            wrong("there is none of this name in this place, or it was never complete; `millstream savepoint` prints the location when it is")
+        let Location { place, job_name, job_uid, name } = Location::parse(location)?;
+        let store = place.reached_like(like).open(job_name, job_uid, cancel)?;
+        let found = restore::savepoint(store.as_ref(), job_uid, name)?;
+        let (root, parts) = found.ok_or_else(|| SnapshotError::NoSavepoint {
+            location: location.to_owned(),
+            why: "there is none of this name in this place, or it was never complete; `millstream savepoint` prints the location when it is".to_owned(),
         })?;
         Ok(Self { location: location.to_owned(), store, root, parts })
     }
@@ -259,11 +284,25 @@ mod tests {
         );
         let error = start(&columns, 20, &PlaceOfState::Keys, 8).unwrap_err();
         assert!(
-            error.contains("the state of distinct(a) by the columns a, and the job would look for it by its own keys"),
+            error
+                .contains("the state of distinct(a) by the columns (a), and the job would look for it by its own keys"),
             "{error}"
         );
         assert!(start(&partitions(8), 20, &partitions(9), 8).unwrap_err().contains("of flights, of 9"));
         let error = start(&partitions(8), 20, &partitions(8), 4).unwrap_err();
         assert!(error.contains("distinct(a) by source partitions") && error.contains("spec.shards: 8"), "{error}");
+    }
+
+    #[test]
+    fn a_location_is_read_as_it_is_written() {
+        for place in ["/var/snapshots", "s3://streams", "s3://streams/team/a"] {
+            let place = StorePlace::parse(place).unwrap();
+            let written = location(&place, "delays", "u-1", "before-v2");
+            let read = Location::parse(&written).unwrap();
+            assert_eq!(read, Location { place, job_name: "delays", job_uid: "u-1", name: "before-v2" });
+        }
+        for text in ["", "somewhere", "/a/b/savepoints/", "/a/j/u/savepoints/A", "/a/j/u/savepoints/x/y"] {
+            assert!(matches!(Location::parse(text), Err(SnapshotError::NoSavepoint { .. })), "{text}");
+        }
     }
 }

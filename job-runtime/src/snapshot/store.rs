@@ -31,6 +31,8 @@ pub enum Put {
 pub enum Listing {
     /// Manifests of checkpoints.
     Checkpoints,
+    /// Savepoints and their parts.
+    Savepoints,
     /// Everything of the job.
     All,
 }
@@ -40,6 +42,7 @@ impl Listing {
     pub fn prefix(self) -> &'static str {
         match self {
             Self::Checkpoints => "checkpoints/",
+            Self::Savepoints => "savepoints/",
             Self::All => "",
         }
     }

@@ -143,6 +143,7 @@ impl Taker {
     /// # Errors
     /// See [`SnapshotError`]. The checkpoint may exist after an error whose reply was lost; the next snapshot finds out.
     pub fn take(&mut self) -> Result<Option<Taken>, SnapshotError> {
+        self.forget_left();
         let base = match self.base.take() {
             Some(base) => base,
             None => self.last()?,
@@ -161,11 +162,23 @@ impl Taker {
         Ok(Some(taken))
     }
 
-    /// True if every shard stands where the last checkpoint has it.
+    /// True if every shard, and no other, stands where the last checkpoint has it.
     fn unchanged(&self, base: &Base) -> bool {
         let same =
             |shard: &FlushHandle| base.entries.get(&shard.shard()).is_some_and(|entry| entry.offset == shard.applied());
-        !base.entries.is_empty() && self.shards.iter().all(same)
+        !base.entries.is_empty() && base.entries.len() == self.shards.len() && self.shards.iter().all(same)
+    }
+
+    /// Shards that have become another pod's are none of this pod's snapshots any more. One that is under way keeps them to its end.
+    fn forget_left(&mut self) {
+        let known = &mut self.known;
+        self.shards.retain(|handle| {
+            let left = handle.is_left();
+            if left {
+                known.retain(|(shard, _), _| *shard != handle.shard());
+            }
+            !left
+        });
     }
 
     /// The pod's last checkpoint in the store. One that cannot be read counts, but nothing of it is used.

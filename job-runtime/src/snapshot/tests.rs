@@ -5,6 +5,7 @@
 mod crashes;
 mod damage;
 mod rig;
+mod savepoints;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -169,6 +170,19 @@ fn each_pod_has_its_own_checkpoints_and_a_shard_is_found_in_whichever_has_it() {
     let restored = rig.lose_and_restart();
     assert_eq!(restored.shards.len(), usize::from(rig::SHARDS));
     rig.check_state(18);
+}
+
+#[test]
+fn a_shard_that_was_given_up_is_in_no_later_snapshot_and_the_earlier_one_stays_whole() {
+    let mut rig = Rig::new(Kind::Kafka);
+    rig.commits(6);
+    rig.take().unwrap().unwrap();
+    rig.leave(1);
+    let taken = rig.take().unwrap().expect("nothing was committed, but this is of other shards");
+    let shards: Vec<u16> = taken.manifest.entries.iter().map(|entry| entry.shard.0).collect();
+    assert_eq!((shards, taken.uploaded < 4_096), (vec![0, 2], true), "{} bytes uploaded", taken.uploaded);
+    assert_eq!(rig.take().unwrap(), None);
+    rig.check_all_restorable();
 }
 
 #[test]

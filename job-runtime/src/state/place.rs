@@ -3,7 +3,7 @@
 //! Owns the words. What they stand for is decided by the plan (`dataflow::placement`), and what follows from a difference by whoever compares.
 //!
 //! # The words, for ever
-//! Nothing: by the operator's own keys. `the columns a, b`: in the key groups of these columns, which are among its keys, in this order. `the
+//! Nothing: by the operator's own keys. `the columns (a, b)`: in the key groups of these columns, which are among its keys, in this order. `the
 //! partitions of t, of 8`: in the key groups of the partitions of table `t`, of which there are 8.
 
 use dataflow::graph::{JobGraph, Node, NodeKind};
@@ -48,7 +48,7 @@ impl PlaceOfState {
     pub fn words(&self) -> String {
         match self {
             Self::Keys => String::new(),
-            Self::Columns(columns) => format!("the columns {}", columns.join(", ")),
+            Self::Columns(columns) => format!("the columns ({})", columns.join(", ")),
             Self::Partitions { table, buckets } => format!("the partitions of {table}, of {buckets}"),
         }
     }
@@ -68,7 +68,7 @@ mod tests {
         let columns = PlaceOfState::Columns(vec!["a".into(), "b".into()]);
         let partitions = PlaceOfState::Partitions { table: "flights".into(), buckets: 8 };
         let words = [PlaceOfState::Keys, columns, partitions].map(|place| place.words());
-        assert_eq!(words, ["", "the columns a, b", "the partitions of flights, of 8"]);
+        assert_eq!(words, ["", "the columns (a, b)", "the partitions of flights, of 8"]);
         assert_eq!(words.map(|words| in_words(&words))[0], "its own keys");
     }
 }

@@ -8,7 +8,7 @@
 //! `FF FF 00 00 00 00 "applied"` → `version u8 = 1 | log offset i64 LE`.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Weak};
 
 use dataflow::graph::OperatorUid;
@@ -107,7 +107,13 @@ impl RocksDatabases {
             Some(value) => decode_applied(shard, &value)?,
         };
         // Without a write-ahead log, what is readable after opening came from files: it is on disk.
-        let db = ShardDb { shard, db, applied: AtomicI64::new(applied), flushed: AtomicI64::new(applied) };
+        let db = ShardDb {
+            shard,
+            db,
+            applied: AtomicI64::new(applied),
+            flushed: AtomicI64::new(applied),
+            left: AtomicBool::new(false),
+        };
         let mut write = WriteOptions::default();
         write.disable_wal(true);
         Ok(RocksShardStore { db: Arc::new(db), write, expiry })
@@ -180,6 +186,8 @@ struct ShardDb {
     db: DB,
     applied: AtomicI64,
     flushed: AtomicI64,
+    /// The worker that owned it has given it up.
+    left: AtomicBool,
 }
 
 /// The state of one shard, for the worker that owns it.
@@ -199,6 +207,11 @@ impl FlushHandle {
     /// Which shard.
     pub fn shard(&self) -> ShardId {
         self.db.shard
+    }
+
+    /// True once the worker that owned the shard has given it up: the database is closed with the last of these handles.
+    pub fn is_left(&self) -> bool {
+        self.db.left.load(Ordering::Acquire)
     }
 
     /// The last commit known to be in the database's files, and so safe from a crash without the commit log.
@@ -258,9 +271,19 @@ pub struct StoreFigures {
 }
 
 impl StoreGauge {
-    /// The figures now; `None` once the database is closed.
+    /// True while somebody has the database open.
+    pub fn is_open(&self) -> bool {
+        self.db.strong_count() > 0
+    }
+
+    /// Keeps the database open from now on; `None` if it is closed.
+    pub fn hold(&self) -> Option<FlushHandle> {
+        self.db.upgrade().map(|db| FlushHandle { db })
+    }
+
+    /// The figures now; `None` once its owner has given it up.
     pub fn read(&self) -> Option<StoreFigures> {
-        let db = self.db.upgrade()?;
+        let db = self.db.upgrade().filter(|db| !db.left.load(Ordering::Acquire))?;
         // What cannot be read is shown as nothing: a figure is no reason to stop.
         let figure = |name: &PropName| db.db.property_int_value(name).ok().flatten().unwrap_or(0);
         Some(StoreFigures {
@@ -341,6 +364,10 @@ impl ShardStore for RocksShardStore {
 
     fn expire(&self, operator: OperatorUid, through_ms: i64) {
         self.expiry.set(operator, through_ms);
+    }
+
+    fn leave(&mut self) {
+        self.db.left.store(true, Ordering::Release);
     }
 }
 

@@ -1,6 +1,7 @@
 //! Savepoints of a run on this machine: taken while it runs, or with its end; another job goes on from them, in as many shards as it likes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -162,6 +163,52 @@ fn a_job_without_state_and_with_a_worker_without_input_takes_savepoints_too() {
     assert_eq!(all as i64, TICKS);
 }
 
+/// Every file below a folder, with its size.
+fn files(folder: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        if entry.path().is_dir() {
+            found.extend(files(&entry.path()));
+        } else {
+            found.insert(entry.path(), entry.metadata().unwrap().len());
+        }
+    }
+    found
+}
+
+#[test]
+fn a_savepoint_is_removed_when_it_is_told_twice_and_nothing_else_is_touched() {
+    let job = Job::new();
+    let running = job.start();
+    let first = job.savepoint("first", &[]);
+    let last = job.savepoint("last", &["--stop"]);
+    running.end();
+    let snapshots = job.workshop.path("snapshots");
+    let before = files(&snapshots);
+    let remove = |more: &[&str]| Workshop::new().run(&[&["remove-savepoint"], more].concat());
+
+    let asked = remove(&[&first]);
+    assert_eq!(asked.code, Some(1), "{asked:?}");
+    assert!(asked.stderr.contains("8 shards") && asked.stderr.contains("repeat with --force"), "{asked:?}");
+    assert!(files(&snapshots) == before, "looking changes nothing");
+    let done = remove(&[&first, "--force"]);
+    assert!(done.code == Some(0) && done.stderr.contains("removed, 2 objects"), "{done:?}");
+    let left: BTreeMap<_, _> = before.into_iter().filter(|(path, _)| !path.starts_with(&first)).collect();
+    assert!(files(&snapshots) == left);
+
+    let again = remove(&[&first, "--force"]);
+    assert!(again.code == Some(3) && again.stderr.contains("there is none of this name"), "{again:?}");
+    let no_place = remove(&["somewhere", "--force"]);
+    assert!(no_place.code == Some(3) && no_place.stderr.contains("write it as"), "{no_place:?}");
+    // The other one, which shares files with it, is whole.
+    let all: Rows = job.output().into_iter().chain(go_on(&last, 5)).collect();
+    assert!(all == oracle());
+    let workshop = Workshop::new();
+    workshop.write("job.yaml", JOB);
+    let outcome = workshop.run(&["run", "job.yaml", "--from-savepoint", &first]);
+    assert!(outcome.code == Some(3) && outcome.stderr.contains("there is none of this name"), "{outcome:?}");
+}
+
 #[test]
 fn what_is_no_savepoint_is_named() {
     let workshop = Workshop::new();
@@ -232,4 +279,62 @@ fn state_that_the_new_job_would_lose_is_named_and_a_job_without_a_place_takes_no
     assert!(outcome.code == Some(1) && outcome.stderr.contains("--checkpoint-dir"), "{outcome:?}");
     running.signal("INT");
     running.end();
+}
+
+/// Distinct rows behind windows by one of their columns: they have no exchange of their own, and their state lies by that column.
+const DISTINCT: &str = "
+    CREATE VIEW per_second AS SELECT MOD(id, 37) AS key, COUNT(*) AS ticks
+    FROM TABLE(TUMBLE(TABLE ticks, DESCRIPTOR(event_time), INTERVAL '1' SECOND))
+    GROUP BY window_start, window_end, MOD(id, 37);
+    CREATE TABLE seen (key BIGINT, ticks BIGINT) WITH (
+      'connector' = 'filesystem', 'path' = 'out/seen.jsonl', 'format' = 'json'
+    );
+    INSERT INTO seen SELECT DISTINCT key, ticks FROM per_second;
+";
+
+fn pairs(workshop: &Workshop) -> BTreeSet<(i64, i64)> {
+    let mut found = BTreeSet::new();
+    for line in workshop.read("out/seen.jsonl").lines() {
+        let row: Value = serde_json::from_str(line).unwrap_or_else(|e| panic!("{line}: {e}"));
+        let pair = (row["key"].as_i64().unwrap(), row["ticks"].as_i64().unwrap());
+        assert!(found.insert(pair), "twice: {line}");
+    }
+    found
+}
+
+#[test]
+fn state_by_some_columns_goes_into_other_shards_and_not_to_a_plan_that_would_look_for_it_elsewhere() {
+    let job = Job::new();
+    let text = format!("{JOB}{DISTINCT}");
+    job.workshop.write("job.yaml", &text);
+    let running = job.start();
+    let location = job.savepoint("one", &["--stop"]);
+    assert_eq!(running.end().code, Some(0));
+    let (before, all) = (pairs(&job.workshop), oracle().into_iter().map(|((_, key), (count, _))| (key, count)));
+    let all: BTreeSet<(i64, i64)> = all.collect();
+    assert!(!before.is_empty());
+    for shards in [8, 3, 20] {
+        let workshop = Workshop::new();
+        let text = text.replace("shards: 8", &format!("shards: {shards}")).replace("'20000'", "'200000'");
+        workshop.write("job.yaml", &text);
+        let outcome = workshop.run(&["run", "job.yaml", "--from-savepoint", &location]);
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        let after = pairs(&workshop);
+        assert!(before.is_disjoint(&after), "{shards} shards: a row of the first job again");
+        assert!(before.union(&after).copied().collect::<BTreeSet<_>>() == all, "{shards} shards");
+    }
+    // The same rows by name and type, and so the same operator: but here it is the first that needs them together.
+    let workshop = Workshop::new();
+    let direct = "CREATE TABLE counts (key BIGINT, ticks BIGINT) WITH ('connector' = 'blackhole');
+    INSERT INTO counts SELECT key, ticks FROM per_second;
+    CREATE VIEW direct AS SELECT MOD(id, 37) AS key, id AS ticks FROM ticks;
+    INSERT INTO seen SELECT DISTINCT key, ticks FROM direct;";
+    workshop.write("job.yaml", &text.replace("INSERT INTO seen SELECT DISTINCT key, ticks FROM per_second;", direct));
+    for more in [&[][..], &["--allow-lost-state"]] {
+        let outcome = workshop.run(&[&["run", "job.yaml", "--from-savepoint", &location], more].concat());
+        assert_eq!(outcome.code, Some(3), "{outcome:?}");
+        let expected =
+            "the state of distinct(key, ticks) by the columns (key), and the job would look for it by its own keys";
+        assert!(outcome.stderr.contains(expected), "{outcome:?}");
+    }
 }

@@ -37,6 +37,7 @@ pub(crate) fn config(uid: &str, shards: u16) -> KafkaLogConfig {
         job_uid: uid.to_owned(),
         ordinal: 0,
         pods: 1,
+        waited: None,
         shards: dataflow::key::Shards::new(shards).unwrap(),
         exchanges: Vec::new(),
         group: None,

@@ -71,7 +71,9 @@ pub(crate) fn cases() -> Vec<String> {
         match step {
             Step::Reassign => add(step, 1, &[When::Ordered, When::Started]),
             Step::Notice | Step::LastCommit => add(step, 1, &[When::Loses]),
-            Step::Prove | Step::Release => add(step, 1, &[When::Loses, When::Leaves]),
+            // Who only loses goes on: its last commit of what it lost is the proof.
+            Step::Prove => add(step, 1, &[When::Leaves]),
+            Step::Release => add(step, 1, &[When::Loses, When::Leaves]),
             // Nothing comes behind it but the next fence, of a process that counts on.
             Step::Anew => add(Step::Fence, 2, &[When::Gains]),
             Step::FenceLoser => add(step, 1, &[When::Fences]),

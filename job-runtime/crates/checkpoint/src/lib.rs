@@ -13,5 +13,6 @@ pub mod names;
 pub mod offset_note;
 pub mod ownership;
 pub mod partition_group;
+pub mod rescale;
 pub mod savepoint;
 pub mod snapshot;

@@ -11,14 +11,18 @@
 //!   fenced A): by the owner's release in the control topic or, past a deadline, by fencing the owner's transactional id. A fence settles a
 //!   loss only if whoever fenced had read that loss: the owner reads it too when it starts again.
 //! - Only then the shard is restored: stable offsets, and the changelog to its end.
-//! - A release is appended only by a process that holds the shard in memory, has no transaction open, and has made a transactional call
-//!   succeed *after it read the loss*: the proof that it is not itself fenced, or the release would vouch for a process that it is not.
+//! - A release is appended only by a process that has no transaction open and has made a transactional call succeed *after it read the loss*:
+//!   the proof that it is not itself fenced, or the release would vouch for a process that it is not. It need not have held the shard: whoever
+//!   was killed before it could release is released by the next process of its pod. With the proof every earlier process of the pod is fenced, and
+//!   every later one reads the loss behind its own fence, so none of them can write the shard as that loss found it.
+//! - A process releases before it fences anybody, and fences only when it has read its release in the control topic. So of two pods that have
+//!   lost shards to each other, the one that fences first is never fenced for its own losses again.
 //!
 //! ```text
 //!   Started ──init_transactions──▶ Initialised ──control topic read──▶ Running: for each shard
 //!
 //!      not ours ──gained──▶ settle every earlier owner ──▶ restore ──▶ held: transactions may hold it
-//!          ▲                                                              │ lost
+//!          ▲                                                              │ lost, or lost by an earlier process of the pod
 //!          └──────────── release ◀── transaction ended ◀── proof ◀────────┘
 //! ```
 //! Every abort, every unknown outcome and every sign of being fenced ends the process: a new [`Process`] begins at `Started`.
@@ -136,7 +140,8 @@ pub enum Stage {
     Running,
 }
 
-/// What a process must do next. Steps of different shards are independent and may be done in any order.
+/// What a process must do next. Steps of different shards are independent and may be done in any order. Nothing is settled as long as a step has
+/// to do with what is lost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
     /// Get an epoch, and fence every earlier process of this pod: then [`Process::initialised`].
@@ -157,11 +162,12 @@ pub enum Step {
         /// The shard.
         shard: u16,
     },
-    /// A shard is lost: make any transactional call: then [`Process::proven`], or end when it is refused.
+    /// A shard is lost, by this process or by one before it: make any transactional call: then [`Process::proven`], or end when it is refused.
     Prove,
     /// A shard is lost, and a transaction that may hold it is open: end it.
     EndTransaction,
-    /// Drop these shards' memory, [`Process::let_go`], and append the record. It may be lost: the gainer fences then.
+    /// Drop these shards' memory, also what is only half restored, [`Process::let_go`], and append the record. It stays a step until the record is
+    /// read in the control topic. A process that ends before it is there leaves that to the next one, and until then the gainer may fence.
     Release(Release),
 }
 
@@ -261,13 +267,21 @@ impl Process {
             match (view.owner(shard) == Some(self.ordinal), self.holds(shard)) {
                 (true, false) => steps.push(self.gain(view, shard)),
                 (false, true) => lost.push(shard),
+                (false, false) if self.loss(view, shard).is_some() => lost.push(shard),
                 (true, true) | (false, false) => {}
             }
         }
         if !lost.is_empty() {
+            // Two pods that have lost shards to each other would each fence the other before its release is there, again and again.
+            steps.retain(|step| !matches!(step, Step::Settle { .. }));
             steps.push(self.lose(view, lost));
         }
         steps
+    }
+
+    /// Number of the assignment under which this pod lost the shard, if it has not released it.
+    fn loss(&self, view: &View, shard: u16) -> Option<u64> {
+        view.unreleased(shard).find(|(pod, _)| *pod == self.ordinal).map(|(_, lost)| lost)
     }
 
     fn gain(&self, view: &View, shard: u16) -> Step {
@@ -278,9 +292,7 @@ impl Process {
     }
 
     fn lose(&self, view: &View, shards: Vec<u16>) -> Step {
-        let mine =
-            |shard: &u16| view.unreleased(*shard).filter(|(pod, _)| *pod == self.ordinal).map(|(_, lost)| lost).max();
-        let lost_under = shards.iter().filter_map(mine).max().unwrap_or(0);
+        let lost_under = shards.iter().filter_map(|shard| self.loss(view, *shard)).max().unwrap_or(0);
         if self.proven < lost_under {
             Step::Prove
         } else if self.in_transaction {

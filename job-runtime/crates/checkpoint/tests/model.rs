@@ -12,6 +12,8 @@ mod faults;
 mod job;
 #[path = "model/pods.rs"]
 mod pods;
+#[path = "model/told.rs"]
+mod told;
 #[path = "model/world.rs"]
 mod world;
 
@@ -22,7 +24,7 @@ use explorer::explore;
 use job::{Job, Mutant};
 use world::{Budget, SHARDS};
 
-/// A search that finds more than this ends with an error: what is not exhaustive proves nothing.
+/// A search that finds more than this is an error: what is not exhaustive proves nothing.
 const MOST: usize = 4_000_000;
 
 /// The test runner keeps what a good test prints; these lines are to be seen.
@@ -34,10 +36,16 @@ fn budget(assignments: u8, crashes: u8, unknown: u8, stale: u8) -> Budget {
     Budget { assignments, crashes, unknown, stale }
 }
 
+/// Two pods with a shard each, and an assignment that gives each the other's.
+fn swapped() -> Job {
+    Job { shards: 2, first: [0, 1], path: &[[1, 0]], ..Job::small() }
+}
+
 /// The searches, each with the number of states that it has. A change of the protocol changes the numbers, here and in the book.
 fn searches() -> Vec<(&'static str, usize, Job)> {
     let small = Job { budget: budget(1, 1, 1, 0), ..Job::small() };
     let there_and_back: &[[u8; SHARDS]] = &[[0, 2], [0, 1]];
+    let killed = Job { budget: budget(1, 1, 0, 0), ..swapped() };
     vec![
         ("two inputs, one move", 37_551, Job { inputs: 2, ..small.clone() }),
         ("two moves", 156_065, Job { budget: budget(2, 1, 1, 0), ..small.clone() }),
@@ -50,12 +58,13 @@ fn searches() -> Vec<(&'static str, usize, Job)> {
             1_737_834,
             Job { pods: 3, shards: 2, first: [0, 1], path: there_and_back, budget: budget(2, 0, 0, 0), ..small },
         ),
+        ("two pods lose shards to each other", 0, killed),
     ]
 }
 
 #[test]
 fn in_every_order_of_events_nothing_is_lost_or_repeated_and_the_job_goes_on() {
-    let (mut total, start) = (0, Instant::now());
+    let (mut total, mut other, start) = (0, Vec::new(), Instant::now());
     for (name, states, job) in searches() {
         let begin = Instant::now();
         let report = explore(&job, MOST);
@@ -70,10 +79,15 @@ fn in_every_order_of_events_nothing_is_lost_or_repeated_and_the_job_goes_on() {
             report.goals,
             begin.elapsed().as_secs_f32()
         ));
-        assert_eq!(report.states, states, "{name}: the number in this file and in docs/src/concepts/exactly-once.md");
+        if !report.whole {
+            other.push(format!("{name}: more than {MOST}: its bounds are too wide"));
+        } else if report.states != states {
+            other.push(format!("{name}: {} and not {states}", report.states));
+        }
         total += report.states;
     }
     say(format_args!("model check: {total} states in {:.1} s", start.elapsed().as_secs_f32()));
+    assert!(other.is_empty(), "the numbers in this file and in docs/src/concepts/exactly-once.md: {other:?}");
     assert!(total >= 1_000_000);
 }
 
@@ -81,7 +95,7 @@ fn in_every_order_of_events_nothing_is_lost_or_repeated_and_the_job_goes_on() {
 fn is_caught(mutant: Mutant, invariant: &str, job: Job) {
     let report = explore(&Job { mutant: Some(mutant), ..job }, MOST);
     let Some(bad) = report.violation.as_ref().or(report.stuck.first()) else {
-        panic!("{mutant:?} is not caught in {} states", report.states);
+        panic!("{mutant:?} is not caught in {} states (all of them: {})", report.states, report.whole);
     };
     say(format_args!("{mutant:?}: after {} steps, in {} states: {}", bad.steps.len(), report.states, bad.what));
     assert!(bad.what.starts_with(invariant), "{mutant:?} should break {invariant}, but: {}", bad.what);
@@ -109,7 +123,10 @@ mutants! {
     stale_assignment: StaleAssignment breaks "I5" in Job { budget: budget(1, 0, 0, 1), ..Job::small() };
     last_owner_only: LastOwnerOnly breaks "I5" in Job { pods: 3, budget: budget(2, 1, 0, 0), ..Job::small() };
     old_fence: OldFence breaks "I5" in Job::small();
-    release_without_proof: ReleaseWithoutProof breaks "I5" in Job { second_process: true, budget: budget(2, 1, 1, 0), ..Job::small() };
+    release_without_proof: ReleaseWithoutProof breaks "I5" in Job { second_process: true, ..Job::small() };
+    predecessor_unproved: PredecessorUnproved breaks "I5" in Job { second_process: true, ..Job::small() };
+    predecessor_not_released: PredecessorNotReleased breaks "I13" in swapped();
+    fences_before_release: FencesBeforeRelease breaks "I13" in swapped();
     release_in_transaction: ReleaseInTransaction breaks "I3" in Job::small();
     fence_by_abort: FenceByAbort breaks "I5" in Job::small();
     offsets_read_early: OffsetsReadEarly breaks "I3" in Job::small();

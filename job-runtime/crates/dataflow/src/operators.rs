@@ -8,6 +8,7 @@ pub mod deduplicate;
 pub mod placing;
 pub mod window;
 
+use crate::key::ShardId;
 use crate::state::Stores;
 use crate::worker::CommitId;
 
@@ -36,6 +37,8 @@ pub(crate) trait Stateful {
     fn is_behind(&self) -> bool;
     /// The changes of all commits through `commit` are in the stores.
     fn on_applied(&mut self, commit: CommitId, stores: &Stores);
+    /// These shards are another pod's: forgets what is in memory of them. Called at a barrier, when all changes are taken.
+    fn leave(&mut self, shards: &[ShardId]);
     /// Takes entries out of memory until about `bytes` are free or none is left that the stores have.
     fn evict(&mut self, bytes: u64);
 }

@@ -18,8 +18,12 @@
 //!
 //! # Event time
 //! Each message says the sender's event time behind it. A reader takes the minimum over all other pods of the assignment and its own workers.
-//! After a new assignment all senders speak anew, and time stands still until the reader has taken what was there when it started: every
-//! loser of a source partition or shard had sent its last row by then (see `checkpoint::ownership`).
+//! After a new assignment all senders speak anew. A pod that gains a source partition or shard speaks only after every loser has sent its last
+//! row (see `checkpoint::ownership`), so whoever reads in order and waits for the word of all has read what the losers sent. The gainer itself
+//! waits until it has taken what was there when it started: of what came from its own new partitions no other pod speaks.
+//! A pod that only loses takes the new assignment up at a barrier ([`Switch`]). What others said under the old one holds no time back any more,
+//! and moves none: event time stands still, and does not go back, until all have spoken. What was said under a number that the reader has not
+//! taken up yet is kept, and stored with its place.
 //! A sender without rows for a shard sends a heartbeat when its event time has changed, at most [`outgoing::MARKERS_PER_SECOND`] of them;
 //! the end of the input goes at once. Nothing is sent when nothing changes.
 //!
@@ -36,6 +40,7 @@ mod outbox;
 pub mod outgoing;
 mod slots;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::graph::{JobGraph, NodeId, NodeKind, OperatorUid};
@@ -66,6 +71,16 @@ pub struct PodView {
     pub slot: u16,
     /// All other pods of the assignment.
     pub others: Vec<u16>,
+}
+
+/// Another assignment, taken up at a barrier: what the pod has lost is not its own any more from there on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// The worker of each shard: as it was, or [`OTHER_POD`].
+    pub owner: Arc<[usize]>,
+    /// How the pod sees the others; `None` while it lacks what the assignment gives it. Until it has that it can neither say nor know how far
+    /// event time is: nobody reads some of its sources.
+    pub view: Option<PodView>,
 }
 
 /// What a worker of a job of several pods is given.

@@ -5,7 +5,7 @@
 
 use arrow::array::RecordBatch;
 
-use crate::key::KeyGroup;
+use crate::key::{KeyGroup, ShardId};
 use crate::sink::EncodedRows;
 
 /// Name of a source partition, stable over restarts: `0`, `flights-3`, `part-0007.csv`.
@@ -68,6 +68,10 @@ pub trait SourcePartition: Send {
     }
     /// The place after the last row given out. Cheap: called at every barrier.
     fn position(&self) -> SourcePosition;
+    /// The shard with which the partition passes to another pod; `None` if it never does.
+    fn shard(&self) -> Option<ShardId> {
+        None
+    }
     /// [`Reached::watermark_ms`] of the place that the partition was opened at, if it was read before: its event time goes on from there.
     fn known_ms(&self) -> Option<i64> {
         None

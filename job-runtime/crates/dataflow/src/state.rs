@@ -261,6 +261,8 @@ pub trait ShardStore: Send {
     fn expire(&self, operator: OperatorUid, through_ms: i64) {
         let _ = (operator, through_ms);
     }
+    /// The shard has become another pod's: its owner applied the last commit that it made of it and gives the store up.
+    fn leave(&mut self) {}
 }
 
 /// A store failed.

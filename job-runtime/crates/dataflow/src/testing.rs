@@ -145,6 +145,7 @@ pub struct VecPartition {
     /// Every so many polls find nothing, to try the waiting paths.
     pending_every: usize,
     polls: usize,
+    shard: Option<ShardId>,
     /// See [`VecPartition::in_group`].
     group: Option<KeyGroup>,
     /// Of the last poll: `id batch row` of every row, as if each had a dead letter; `None` if they have none.
@@ -167,7 +168,14 @@ impl VecPartition {
             Some(SourcePosition::Kafka { .. }) => panic!("a test partition has no Kafka offsets"),
         };
         let id = PartitionId(id.to_owned());
-        Self { id, batches, batch, row, pending_every, polls: 0, group: None, letters: None, known_ms: None }
+        let (polls, shard, group, letters, known_ms) = (0, None, None, None, None);
+        Self { id, batches, batch, row, pending_every, polls, shard, group, letters, known_ms }
+    }
+
+    /// Passes to another pod with this shard.
+    #[must_use]
+    pub fn with_shard(self, shard: ShardId) -> Self {
+        Self { shard: Some(shard), ..self }
     }
 
     /// Stands for a key group: there lies the state of its rows' keys.
@@ -213,6 +221,10 @@ impl SourcePartition for VecPartition {
             (self.batch, self.row) = (self.batch + 1, 0);
         }
         Ok(SourcePoll::Batch(slice))
+    }
+
+    fn shard(&self) -> Option<ShardId> {
+        self.shard
     }
 
     fn key_group(&self) -> Option<KeyGroup> {

@@ -54,6 +54,13 @@ impl MinOfInputs {
         self.combined
     }
 
+    /// Sets what is known of some inputs, whatever was known of them before; returns the combined event time if that changed. It does not go
+    /// back: if one of the inputs is behind it, it stands still.
+    pub fn replace(&mut self, inputs: impl Iterator<Item = (usize, EventTime)>) -> Option<EventTime> {
+        inputs.for_each(|(input, time)| self.inputs[input] = time);
+        self.combine()
+    }
+
     /// Takes news of one input; returns the combined event time if that changed.
     pub fn update(&mut self, input: usize, time: EventTime) -> Option<EventTime> {
         let slot = &mut self.inputs[input];
@@ -61,6 +68,10 @@ impl MinOfInputs {
             return None;
         }
         *slot = EventTime { watermark_ms: time.watermark_ms.max(slot.watermark_ms), idle: time.idle };
+        self.combine()
+    }
+
+    fn combine(&mut self) -> Option<EventTime> {
         let next = combine(self.inputs.iter().copied(), self.combined);
         (next != self.combined).then(|| {
             self.combined = next;
@@ -241,6 +252,19 @@ mod tests {
             min.update(1, EventTime { watermark_ms: 5, idle: true }),
             Some(EventTime { watermark_ms: 20, idle: true })
         );
+    }
+
+    #[test]
+    fn an_input_that_is_replaced_holds_time_where_it_is_until_it_has_caught_up() {
+        let mut min = MinOfInputs::new(3);
+        for (input, time) in [(0, 10), (1, 50), (2, 60)] {
+            min.update(input, at(time));
+        }
+        assert_eq!(min.combined(), at(10));
+        assert_eq!(min.replace([(1, EventTime::START), (2, EventTime::END)].into_iter()), None);
+        assert_eq!(min.update(0, at(60)), None, "what was known of the other input does not count any more");
+        assert_eq!(min.update(1, at(5)), None);
+        assert_eq!(min.update(1, at(20)), Some(at(20)));
     }
 
     #[test]

@@ -8,6 +8,10 @@
 //! with several inputs, and the receiving side of an exchange, waits until all inputs have delivered it; what stands behind it on an
 //! input that already has stays where it is (in the queue, or unread in the source). When the last operator has passed it, the commit's
 //! share of this worker goes out as [`WorkerEvent::Commit`].
+//!
+//! # Switches
+//! With a barrier the pod may lose shards ([`Worker::begin_switch`]). Each stream operator forgets them as the barrier passes it, and each exchange
+//! sends their rows to other pods behind it. As the barrier is aligned, no row of theirs comes behind it from any worker.
 
 mod busy;
 mod commits;
@@ -16,6 +20,7 @@ mod flow;
 mod root;
 mod setup;
 mod shuffled;
+mod switch;
 #[cfg(test)]
 mod tests;
 
@@ -24,7 +29,7 @@ use std::sync::Arc;
 use crate::exchange::ExchangePorts;
 use crate::graph::{JobGraph, NodeId};
 use crate::key::{ShardId, Shards};
-use crate::shuffle::{Gate, ShuffleBlock, ShuffleConfig, ShuffleShare};
+use crate::shuffle::{Gate, OTHER_POD, ShuffleBlock, ShuffleConfig, ShuffleShare, Switch};
 use crate::sink::{SinkChunk, SinkEncoder};
 use crate::source::{PartitionId, Reached, SourcePartition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
@@ -80,6 +85,8 @@ pub struct WorkerCommit {
     pub changes: Vec<(ShardId, ChangeBatch)>,
     /// Where those of this worker's source partitions stand that have moved since the last commit; at first all.
     pub positions: Vec<(NodeId, PartitionId, Reached)>,
+    /// Source partitions that are another pod's behind this commit.
+    pub left: Vec<(NodeId, PartitionId)>,
     /// For other pods: one per exchange, if there are any.
     pub shuffles: Vec<ShuffleShare>,
     /// Rows read in the interval.
@@ -178,6 +185,11 @@ pub struct NodeProgress {
     pub state_evictions: u64,
 }
 
+/// True if a shard belongs to another pod.
+fn is_elsewhere(owner: &[usize], shard: ShardId) -> bool {
+    owner.get(usize::from(shard.0)) == Some(&OTHER_POD)
+}
+
 /// One worker. Made and stepped on one thread; nothing in it blocks.
 pub struct Worker {
     flow: flow::Flow,
@@ -229,23 +241,45 @@ impl Worker {
     /// Puts the barrier of commit `id` behind everything already taken from the sources. Commits may be begun before the last one is out
     /// or applied; they keep their order. Works at any moment, also after [`StepStatus::Finished`]. A wrong `id` fails the next step.
     pub fn begin_commit(&mut self, id: CommitId) {
+        self.begin(id, None);
+    }
+
+    /// As [`Worker::begin_commit`]. Commit `id` is the last that holds anything of what `switch` takes from this pod: its rows go to other pods
+    /// from there on, and its stores are given up when the commit is applied. The next one may come only then.
+    pub fn begin_switch(&mut self, id: CommitId, switch: Arc<Switch>) {
+        self.begin(id, Some(switch));
+    }
+
+    fn begin(&mut self, id: CommitId, switch: Option<Arc<Switch>>) {
         let expected = self.flow.commits.next_id();
         if id != expected {
             self.failed.get_or_insert(WorkerError::CommitOrder { found: id, expected });
             return;
         }
         let positions = self.roots.iter_mut().flat_map(root::Root::take_moved).collect();
-        self.flow.commits.begin(id, positions, self.flow.nodes.len());
+        let mut left = Vec::new();
+        if let Some(switch) = switch {
+            match self.flow.switch(id, switch) {
+                Ok(()) => left.extend(self.roots.iter_mut().flat_map(|root| root.leave(&self.flow.owner))),
+                Err(error) => {
+                    self.failed.get_or_insert(error);
+                }
+            }
+        }
+        self.flow.commits.begin(id, positions, left, self.flow.nodes.len());
         for root in &mut self.roots {
             root.inject(id);
         }
     }
 
-    /// Gives the worker one more partition of a source that is growing.
+    /// Gives the worker one more partition of a source that is growing. One that has become another pod's meanwhile is dropped unread.
     ///
     /// # Errors
     /// When `node` is no growing source of the graph.
     pub fn add_source(&mut self, node: NodeId, partition: Box<dyn SourcePartition>) -> Result<(), WorkerError> {
+        if partition.shard().is_some_and(|shard| is_elsewhere(&self.flow.owner, shard)) {
+            return Ok(());
+        }
         let root = self.roots.iter_mut().find(|root| root.node == node.0 as usize);
         if root.is_some_and(|root| root.add(partition)) {
             return Ok(());
@@ -288,6 +322,7 @@ impl Worker {
             store.apply(&batch, offset)?;
         }
         self.flow.applied(id);
+        self.flow.end_switch(id);
         Ok(())
     }
 

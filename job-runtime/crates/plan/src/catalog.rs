@@ -229,6 +229,11 @@ fn distribution(
         if physical.index_of(name).is_err() {
             let names = physical.fields().iter().map(|f| f.name().as_str());
             let help = did_you_mean(name, names.clone()).unwrap_or_else(|| format!("columns are {}", list(names)));
+            let computed = create.columns.iter().any(|column| column.name.value == *name);
+            let help = match computed {
+                true => "it is computed and not in the records: name what it is made of".to_owned(),
+                false => help,
+            };
             let message = format!("`DISTRIBUTED BY` names `{name}`, which is no physical column");
             problems.push(Diagnostic::at(place, message).help(help));
         } else if columns.contains(name) {

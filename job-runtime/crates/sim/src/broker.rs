@@ -4,13 +4,15 @@
 //! [`Broker::write_marker`] writes one of the markers that are due, [`Broker::expire`] looks for transactions that are too old. When each of
 //! these happens is the caller's choice, so that a seed can choose it.
 //!
-//! As in Kafka (one broker, transaction protocol 1):
+//! As in Kafka (one broker, both transaction protocols):
 //! - a commit is decided when `EndTxn` answers; markers come later, each partition and group by itself, and meanwhile the transactional id is
 //!   busy (`CONCURRENT_TRANSACTIONS`);
 //! - a new epoch aborts what is open, and answers only when the abort is complete;
 //! - a transaction that times out is aborted with a new epoch, so that its producer is fenced;
 //! - an epoch is checked by the coordinator and, for records, by the partition, which asks the coordinator at a transaction's first batch;
-//! - of two pending offsets of a partition the one that was sent later wins, whichever marker comes first.
+//! - of two pending offsets of a partition the one that was sent later wins, whichever marker comes first;
+//! - in protocol 2 the end of a transaction gives its producer the next epoch, which the markers carry: whatever comes later with the old one is
+//!   refused, but for the end itself, which may be asked for again until the next transaction begins.
 
 mod groups;
 mod partition;
@@ -20,7 +22,7 @@ mod transactions;
 
 use std::collections::BTreeMap;
 
-use crate::message::{Answer, ErrorCode, Place, Request, Response};
+use crate::message::{Answer, ErrorCode, Place, Protocol, Request, Response};
 use groups::Group;
 use partition::Partition;
 pub use transactions::Marker;
@@ -29,6 +31,7 @@ use transactions::{Coordinator, Stage, Target};
 /// See the module's documentation.
 #[derive(Clone, Debug, Default)]
 pub struct Broker {
+    protocol: Protocol,
     topics: BTreeMap<String, Vec<Partition>>,
     coordinators: BTreeMap<String, Coordinator>,
     groups: BTreeMap<String, Group>,
@@ -36,6 +39,16 @@ pub struct Broker {
 }
 
 impl Broker {
+    /// A broker without topics.
+    pub fn new(protocol: Protocol) -> Self {
+        Self { protocol, ..Self::default() }
+    }
+
+    /// Which transaction protocol it speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
     /// Answers a request that arrives now.
     ///
     /// # Errors
@@ -58,17 +71,17 @@ impl Broker {
             }
             Request::Produce { by, to, sequence, records } => {
                 if let Some(by) = by {
-                    self.verify(by, to)?;
+                    self.verify(now_ms, by, to)?;
                 }
                 let producer = by.as_ref().map(|by| (by.producer, *sequence));
                 self.partition(to)?.append(producer, records).map(Answer::Appended)
             }
             Request::TxnOffsetCommit { by, group, offsets } => {
-                self.coordinator(by)?.expect_open(&Target::Group(group.clone()))?;
+                self.takes_part(now_ms, by, Target::Group(group.clone()))?;
                 self.groups.entry(group.clone()).or_default().send(by.producer.id, offsets);
                 Ok(Answer::Done)
             }
-            Request::EndTxn { by, commit } => self.coordinator(by)?.end(*commit),
+            Request::EndTxn { by, commit } => self.end(by, *commit),
             Request::OffsetCommit { group, offsets } => {
                 self.groups.entry(group.clone()).or_default().commit(offsets);
                 Ok(Answer::Done)

@@ -30,21 +30,26 @@
 //!
 //! | fault | how |
 //! | --- | --- |
-//! | kill | a process is dropped where it stands; its disk keeps all, what was flushed, an older copy, or nothing |
+//! | kill | a process is dropped where it stands; its disk keeps all, what was flushed, an older copy, another machine's, or nothing |
 //! | pause | a process sleeps, for up to five transaction timeouts, while another one of its pod is started |
 //! | two processes of a pod | a second one is started beside the first |
 //! | lost connections | a request is lost, or arrives up to six seconds late, perhaps in the next transaction; its answer is lost |
 //! | cut off | a process reaches nobody, or everybody and hears nothing |
+//! | the broker is away | connections break and nothing arrives for up to six seconds |
 //! | transaction timeout | the coordinator aborts what is too old and fences its producer; markers come late, in any order |
 //! | pods come and go | another number of pods is asked for, also before the last change is done |
 //! | foreign transaction | somebody else leaves a transaction open on the input, and aborts it |
 //! | object store | calls fail, lose their reply, take seconds |
 //! | corrupt object | a read gives a flipped bit, a part, or another object |
-//! | full disk | a write of the local state fails |
-//! | lost disk, older copy | see kill |
-//! | wrong clocks | each machine's clock is wrong by up to an hour |
+//! | input lost | a partition of the input loses all that it has, read or not |
+//! | full disk, slow disk | a write of the local state fails; each takes half a second |
+//! | lost sync | a flush says that it is done, and is not |
+//! | lost disk, older copy, another machine's | see kill |
+//! | wrong clocks | each machine's clock is wrong by up to an hour, and jumps |
 //!
-//! Not simulated: partitions that are added or lost, topics made anew, schema drift, poison records, memory limits, and several brokers.
+//! The broker speaks Kafka's transaction protocol 1 or 2, as the seed says; so do the pods.
+//!
+//! Not simulated: partitions that are added, torn writes, schema drift, poison records, memory limits, and several brokers.
 #![deny(clippy::disallowed_methods)]
 
 pub mod broker;

@@ -1,6 +1,17 @@
 //! What a client may ask the simulated broker, and what it says: Kafka's requests and error codes, as far as a job needs them.
 //!
-//! Owns the vocabulary; it does not answer anything. Requests are those of transaction protocol 1, which librdkafka speaks.
+//! Owns the vocabulary; it does not answer anything.
+
+/// Kafka's transaction protocols. Broker and client speak the same one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// Partitions and groups are added by requests of their own, and a producer keeps its epoch. librdkafka speaks this one.
+    #[default]
+    One,
+    /// KIP-890: partitions and groups are added by what is written to them, and each transaction has an epoch of its own. So a request of an earlier
+    /// transaction is refused.
+    Two,
+}
 
 /// A record.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
@@ -62,14 +73,14 @@ pub enum Request {
         /// `transaction.timeout.ms`.
         timeout_ms: u64,
     },
-    /// Adds partitions to the transaction.
+    /// Adds partitions to the transaction. Only in protocol 1.
     AddPartitionsToTxn {
         /// As whom.
         by: Transactional,
         /// The partitions.
         partitions: Vec<Place>,
     },
-    /// Adds a consumer group's offsets to the transaction.
+    /// Adds a consumer group's offsets to the transaction. Only in protocol 1.
     AddOffsetsToTxn {
         /// As whom.
         by: Transactional,
@@ -96,7 +107,7 @@ pub enum Request {
         /// Offsets by partition.
         offsets: Vec<(Place, i64)>,
     },
-    /// Ends the transaction.
+    /// Ends the transaction. In protocol 2 the answer has the epoch of the next one.
     EndTxn {
         /// As whom.
         by: Transactional,

@@ -20,7 +20,7 @@ use dataflow::testing::Random;
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::broker::{Broker, Marker};
-use crate::message::{ErrorCode, Request, Response};
+use crate::message::{ErrorCode, Protocol, Request, Response};
 
 /// What goes wrong, and how often.
 #[derive(Clone, Copy, Debug)]
@@ -96,6 +96,9 @@ struct Inner {
     paused: BTreeMap<TaskId, u64>,
     /// Tasks without a network, and until when.
     cut: BTreeMap<TaskId, (u64, Cut)>,
+    /// Until when the broker is away, and for how long it was or will be until then.
+    away_until_us: u64,
+    away_us: u64,
     /// When each task is to run next, if nothing arrives before: an event of another time is out of date.
     alarms: BTreeMap<TaskId, u64>,
     running: TaskId,
@@ -128,6 +131,8 @@ impl World {
             markers: BTreeSet::new(),
             paused: BTreeMap::new(),
             cut: BTreeMap::new(),
+            away_until_us: 0,
+            away_us: 0,
             alarms: BTreeMap::new(),
             running: TaskId(usize::MAX),
             trace: Xxh3::new(),
@@ -137,6 +142,31 @@ impl World {
         let world = Self { inner: Rc::new(RefCell::new(inner)), tasks: Rc::default(), made: Rc::default() };
         world.inner.borrow_mut().at(EXPIRY_US, Event::Expire);
         world
+    }
+
+    /// Which transaction protocol the broker speaks: said before anything has happened.
+    pub fn speak(&self, protocol: Protocol) {
+        self.inner.borrow_mut().broker = Broker::new(protocol);
+    }
+
+    /// Which transaction protocol the broker speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.inner.borrow().broker.protocol()
+    }
+
+    /// Takes the broker away for a while, as when it restarts: connections break, nothing arrives, and nothing happens at it. It forgets nothing.
+    pub fn broker_away(&self, ms: u64) {
+        let mut inner = self.inner.borrow_mut();
+        let until = inner.now_us + ms * 1000;
+        inner.away_us = inner.away_us - inner.away_until_us.saturating_sub(inner.now_us) + ms * 1000;
+        inner.away_until_us = until;
+        inner.wires.iter_mut().for_each(|wire| wire.open = false);
+    }
+
+    /// How long the broker has been there since the beginning, in milliseconds; times in which it is away count from their beginning.
+    pub fn broker_ms(&self) -> u64 {
+        let inner = self.inner.borrow();
+        inner.now_us.saturating_sub(inner.away_us) / 1000
     }
 
     /// Milliseconds since the beginning.
@@ -357,7 +387,8 @@ impl Inner {
         let way = self.up_to(faults.way_us);
         let arrives = self.wires[connection.0].request_us.max(now + way);
         self.wires[connection.0].request_us = arrives;
-        let cut = self.cut.get(&self.running).filter(|(until, _)| *until > now).map(|(_, way)| *way);
+        let away = (self.away_until_us > now).then_some(Cut::Both);
+        let cut = away.or(self.cut.get(&self.running).filter(|(until, _)| *until > now).map(|(_, way)| *way));
         if cut.is_some() || self.random.once_in(faults.break_once_in) {
             self.breaks += 1;
             self.wires[connection.0].open = false;
@@ -385,6 +416,17 @@ impl Inner {
         self.events_seen += 1;
         let now = self.now_us;
         self.trace.update(&now.to_le_bytes());
+        if now < self.away_until_us {
+            match event {
+                // It finds nobody. Its client has seen its connection break, or gives up.
+                Event::Arrive { .. } => return None,
+                Event::Marker(_) | Event::Expire => {
+                    self.at(self.away_until_us, event);
+                    return None;
+                }
+                Event::Answer { .. } | Event::Run(_) => {}
+            }
+        }
         match event {
             Event::Arrive { connection, call, request, answered } => {
                 (connection, call, &request).hash(&mut self.trace);

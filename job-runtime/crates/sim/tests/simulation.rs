@@ -14,6 +14,8 @@ mod commit;
 mod ending;
 #[path = "simulation/faults.rs"]
 mod faults;
+#[path = "simulation/feed.rs"]
+mod feed;
 #[path = "simulation/job.rs"]
 mod job;
 #[path = "simulation/machine.rs"]
@@ -24,6 +26,8 @@ mod member;
 mod mutant;
 #[path = "simulation/oracle.rs"]
 mod oracle;
+#[path = "simulation/outcome.rs"]
+mod outcome;
 #[path = "simulation/pod.rs"]
 mod pod;
 #[path = "simulation/restore.rs"]
@@ -40,14 +44,18 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use mutant::Mutant;
-use run::{Outcome, simulate};
+use outcome::Outcome;
+use run::{simulate, simulate_with};
+use sim::message::Protocol;
 
-/// How many seeds are run if nothing else is said: all of them, however long they take.
-const SEEDS: u64 = 300;
+/// How many seeds are run if nothing else is said: what takes about 100 s on two cores. All of them, however long they take.
+const SEEDS: u64 = 1_400;
 /// Of so many seeds one is run twice, and both runs must be the same to the last event.
 const TWICE: u64 = 100;
 /// A mutant must be caught by one of so many seeds.
 const MUTANT_SEEDS: u64 = 150;
+/// In so many seeds protocol 2 must make the one mutant harmless that it is there for.
+const HARMLESS_SEEDS: u64 = 60;
 /// Progress of a long run is said so often.
 const REPORT: Duration = Duration::from_secs(60);
 
@@ -87,32 +95,6 @@ fn one(seed: u64) -> Result<Outcome, String> {
     Ok(outcome)
 }
 
-fn report(sum: &Outcome, took: Duration) -> String {
-    let Outcome { runs, kills, pauses, cuts, disks, rescales, starts, breaks, counts, events, known, .. } = sum;
-    let per_minute = *runs as f64 * 60.0 / took.as_secs_f64().max(0.001);
-    format!(
-        "simulation: {runs} seeds of {} simulated s in {:.1} s ({per_minute:.0} per minute), {} faults: {kills} kills, {pauses} pauses, {cuts} cut \
-         off, {disks} full disks, {rescales} other numbers of pods, {} foreign transactions, {breaks} broken connections, {} failed and {} damaged \
-         answers of the object store; {starts} starts, {} commits, {} messages between pods, {} releases, {} fences, {} snapshots, {} shards \
-         restored from one, {} damaged objects found, {} comparisons of state, {events} events; {known} runs without an end, because pods fence each \
-         other",
-        sum.simulated_ms / 1000 / runs.max(&1),
-        took.as_secs_f32(),
-        sum.faults(),
-        sum.foreign,
-        sum.store_failures,
-        sum.damaged,
-        counts.commits,
-        counts.messages,
-        counts.releases,
-        counts.fences,
-        counts.snapshots,
-        counts.restored,
-        counts.damage_found,
-        sum.checks,
-    )
-}
-
 #[test]
 fn whatever_breaks_sleeps_or_is_killed_the_output_is_that_of_an_undisturbed_run() {
     let (start, plan, next) = (Instant::now(), Plan::new(), AtomicU64::new(0));
@@ -147,17 +129,11 @@ fn whatever_breaks_sleeps_or_is_killed_the_output_is_that_of_an_undisturbed_run(
         others.into_iter().for_each(|other| sum.add(&other.join().expect("the other thread's seeds hold")));
         sum
     });
-    let line = report(&sum, start.elapsed());
+    let line = sum.report(start.elapsed());
     say(&line);
     assert!(plan.time.is_some() || sum.runs == plan.seeds, "{line}");
     // A simulation in which nothing happens proves nothing.
-    if sum.runs >= SEEDS {
-        let Outcome { kills, pauses, cuts, disks, rescales, foreign, damaged, counts, .. } = &sum;
-        let all = [kills, pauses, cuts, disks, rescales, foreign, damaged, &counts.messages, &counts.releases];
-        let more = [&counts.fences, &counts.snapshots, &counts.restored, &counts.damage_found];
-        assert!(sum.known <= sum.runs / 10, "{line}");
-        assert!(all.into_iter().chain(more).all(|count| *count >= SEEDS / 5), "{line}");
-    }
+    assert!(sum.runs < SEEDS || sum.rarest() >= SEEDS / 50, "{line}");
 }
 
 #[test]
@@ -173,6 +149,14 @@ fn is_caught(mutant: Mutant) {
     let caught = (0..MUTANT_SEEDS).find_map(|seed| Some((seed, simulate(seed, Some(mutant)).err()?)));
     let Some((seed, wrong)) = caught else { panic!("{mutant:?} is not caught by {MUTANT_SEEDS} seeds") };
     say(&format!("{mutant:?}: seed {seed}, {:.1} s: {wrong}", begin.elapsed().as_secs_f32()));
+}
+
+#[test]
+fn a_commit_asked_for_again_is_harmless_in_transaction_protocol_2() {
+    for seed in 0..HARMLESS_SEEDS {
+        let run = simulate_with(seed, Some(Mutant::CommitAskedAgain), Some(Protocol::Two));
+        run.unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+    }
 }
 
 macro_rules! mutants {
@@ -191,6 +175,7 @@ mutants! {
     an_epoch_taken_after_reading_is_caught: FencedLate;
     a_control_topic_read_before_the_fence_is_caught: ControlReadFirst;
     an_earlier_owner_that_is_not_settled_is_caught: NotSettled;
+    a_release_without_proof_is_caught: ReleaseUnproved;
     an_ignored_sender_is_caught: SlotIgnored;
     a_manifest_before_its_objects_is_caught: ManifestFirst;
     a_checksum_that_is_not_compared_is_caught: NoChecksum;

@@ -1,13 +1,11 @@
-//! The job's control topic at work: joining an assignment, settling those who owned a pod's shards before, watching for what comes next,
-//! releasing what an assignment takes away, and the words of savepoints.
+//! The job's control topic at work: joining an assignment, releasing what a killed process of the pod lost, settling those who owned a pod's
+//! shards before, releasing what an assignment takes away at the end of a process, and the words of savepoints. Who watches for what comes next
+//! is `watch`.
 //!
-//! Owns the calls and their deadlines. What must be done next is `checkpoint::ownership`'s; every change of assignment ends the process's work
-//! and begins it anew (`Ended::Reassigned`), so that a process has one assignment all its life.
+//! Owns the calls and their deadlines. What must be done next is `checkpoint::ownership`'s.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use checkpoint::assignment::Assignment;
@@ -17,8 +15,13 @@ use checkpoint::ownership::record::ControlRecord;
 use checkpoint::ownership::{Process, Step, View};
 use checkpoint::savepoint::Board;
 use checkpoint::savepoint::record::SavepointRecord;
+use checkpoint::snapshot::choice::LogBounds;
+use dataflow::key::ShardId;
 
-use super::recover::{RecoverError, Tail, read_tails};
+use super::member::{Member, Membership};
+use super::proof::prove;
+use super::recover::RecoverError;
+use super::tail::{Tail, read_tails};
 use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
 use crate::commit::CommitError;
 use crate::crash;
@@ -32,24 +35,9 @@ use crate::planted::{self, Bug};
 /// job is scaled, before the kubelet has brought it the new number: a minute and a half later at the latest.
 const SHARE: u32 = 18;
 /// Earlier owners have this long to release what they lost; then they are fenced.
-const SETTLE: Duration = Duration::from_secs(5);
-/// How often the control topic is looked at: by a pod that waits, and by one that works.
+pub(crate) const SETTLE: Duration = Duration::from_secs(5);
+/// How often a pod that waits looks at the control topic.
 const WAITING: Duration = Duration::from_millis(50);
-const WORKING: Duration = Duration::from_millis(300);
-/// And by one that works, while a savepoint is under way: sources stand still.
-const URGENT: Duration = Duration::from_millis(10);
-
-/// What a process knows of its place in the job.
-pub(super) struct Membership {
-    pub(super) process: Process,
-    pub(super) view: View,
-    /// Savepoints as they were when the process joined.
-    pub(super) board: Board,
-    /// The savepoint that the job began from.
-    pub(super) origin: Option<String>,
-    /// The job's input has ended.
-    pub(super) drained: bool,
-}
 
 /// The control topic, for one pod.
 pub(super) struct Control<'a> {
@@ -60,8 +48,9 @@ pub(super) struct Control<'a> {
 }
 
 impl Control<'_> {
-    /// Finds the pod's share, after `init_transactions`, and settles all who owned it before.
-    pub(super) fn join(&self) -> Result<Membership, RecoverError> {
+    /// Finds the pod's share, after `init_transactions`, releases what earlier processes of the pod lost, and settles all who owned its share
+    /// before.
+    pub(super) fn join(&self, producer: &mut TransactionalProducer) -> Result<Membership, RecoverError> {
         let mut process = Process::new(self.config.ordinal);
         process.initialised();
         let mut log = self.read()?;
@@ -77,8 +66,7 @@ impl Control<'_> {
             // Read again: of two records with one number the earlier one stands, and that may not be ours.
             log = self.read()?;
         }
-        self.await_share(&mut log)?;
-        self.settle(&mut process, &mut log)?;
+        self.settle(&mut process, &mut log, producer)?;
         if let Some(ignored) = self.config.origin.as_ref().filter(|wanted| log.origin.as_ref() != Some(*wanted)) {
             tracing::warn!(
                 savepoint = ignored,
@@ -91,7 +79,7 @@ impl Control<'_> {
 
     /// Pod 0 makes the next assignment when the number of pods has changed: while it works under the last one, so that it can release what
     /// the next one takes from itself.
-    fn proposal(&self, view: &View) -> Option<Assignment> {
+    pub(super) fn proposal(&self, view: &View) -> Option<Assignment> {
         let current = view.in_force()?;
         if self.config.ordinal != 0 || usize::from(self.config.pods) == current.pods.len() {
             return None;
@@ -147,31 +135,65 @@ impl Control<'_> {
         if self.config.stop.load(Ordering::Acquire) { Err(RecoverError::Stopped) } else { Ok(()) }
     }
 
-    /// Waits for the releases of all who may still act on the pod's shards, and past the deadline fences them.
-    fn settle(&self, process: &mut Process, log: &mut ControlLog) -> Result<(), RecoverError> {
-        let begin = Instant::now();
+    /// Releases what a process before this one lost and, because it was killed, did not release: or its gainers would fence this one too. Nothing
+    /// is restored yet, and no transaction is open. It ends, because an append that Kafka has taken is there when the topic is read again.
+    fn release_lost(
+        &self,
+        process: &mut Process,
+        log: &mut ControlLog,
+        producer: &mut TransactionalProducer,
+    ) -> Result<(), RecoverError> {
         loop {
-            let mut owners = Vec::new();
+            let steps = process.steps(&log.view);
+            match steps.into_iter().find(|step| matches!(step, Step::Prove | Step::Release(_))) {
+                Some(Step::Prove) => {
+                    let number = log.view.number();
+                    let proved = crash::asked(crash::Step::Prove, || prove(producer, self.config, number));
+                    proved.ok_or_else(|| no_answer(self.config))??;
+                    process.proven(number);
+                }
+                Some(Step::Release(release)) => {
+                    tracing::info!(assignment = release.number, shards = ?release.shards, "released for an earlier process");
+                    self.append_as(crash::Step::Release, &ControlRecord::Release(release))?;
+                    *log = self.read()?;
+                }
+                Some(_) | None => return Ok(()),
+            }
+        }
+    }
+
+    /// Waits for a share, then for the releases of all who may still act on it, and past the deadline fences them.
+    fn settle(
+        &self,
+        process: &mut Process,
+        log: &mut ControlLog,
+        producer: &mut TransactionalProducer,
+    ) -> Result<(), RecoverError> {
+        let mut begin = None;
+        loop {
+            // First, for others may be waiting for it; and again, when an assignment that was made meanwhile takes something away.
+            self.release_lost(process, log, producer)?;
+            self.await_share(log)?;
+            let (mut owners, mut lost) = (Vec::new(), false);
             for step in process.steps(&log.view) {
                 match step {
                     Step::Settle { owners: more, .. } => owners.extend(more),
-                    Step::InitTransactions
-                    | Step::ReadControlLog
-                    | Step::Restore { .. }
-                    | Step::Prove
-                    | Step::EndTransaction
-                    | Step::Release(_) => {}
+                    Step::Prove | Step::EndTransaction | Step::Release(_) => lost = true,
+                    Step::InitTransactions | Step::ReadControlLog | Step::Restore { .. } => {}
                 }
+            }
+            if lost {
+                continue;
             }
             owners.sort_unstable();
             owners.dedup();
             if owners.is_empty() || planted::is(Bug::NotSettled) {
                 return Ok(());
             }
-            if begin.elapsed() < SETTLE {
+            let waited = self.config.waited == Some(log.view.number());
+            if begin.get_or_insert_with(Instant::now).elapsed() < SETTLE && !waited {
                 self.pause()?;
                 *log = self.read()?;
-                self.await_share(log)?;
                 continue;
             }
             for owner in owners {
@@ -230,7 +252,7 @@ impl Control<'_> {
     }
 
     /// As [`Self::append`], as a step that can be cut.
-    fn append_as(&self, step: crash::Step, record: &ControlRecord) -> Result<(), RecoverError> {
+    pub(super) fn append_as(&self, step: crash::Step, record: &ControlRecord) -> Result<(), RecoverError> {
         crash::asked(step, || self.append(record)).ok_or_else(|| no_answer(self.config))?
     }
 
@@ -256,23 +278,31 @@ impl KafkaCommitLog {
         let client = client.map_err(|error| told(error.into()))?;
         let config = self.config.clone();
         let control = Control { config: &config, job: self.job, client: &client };
-        self.membership.view = control.read().map_err(told)?.view;
-        self.membership.process.in_transaction(self.in_transaction);
+        let view = control.read().map_err(told)?.view;
+        let number = view.number();
+        let member = self.member.clone();
+        {
+            let mut membership = member.lock();
+            membership.view = view;
+            membership.process.in_transaction(self.in_transaction);
+        }
         loop {
-            let steps = self.membership.process.steps(&self.membership.view);
+            let steps = {
+                let membership = member.lock();
+                membership.process.steps(&membership.view)
+            };
             let step = steps.into_iter().find(|step| matches!(step, Step::Prove | Step::Release(_)));
             match step {
                 Some(Step::Prove) => {
-                    let number = self.membership.view.number();
-                    if !planted::is(Bug::ReleaseUnproved) {
-                        crash::asked(crash::Step::Prove, || self.prove(number)).ok_or_else(|| self.unanswered())??;
-                    }
-                    self.membership.process.proven(number);
+                    crash::asked(crash::Step::Prove, || self.prove(number)).ok_or_else(|| self.unanswered())??;
+                    member.lock().process.proven(number);
                 }
                 Some(Step::Release(release)) => {
-                    self.membership.process.let_go(&release.shards);
+                    member.lock().process.let_go(&release.shards);
                     tracing::info!(assignment = release.number, shards = ?release.shards, "released");
-                    control.append_as(crash::Step::Release, &ControlRecord::Release(release)).map_err(told)?;
+                    // It is asked for once: if it is lost, the next process of the pod releases, or the gainer fences.
+                    let released = ControlRecord::Release(release);
+                    return control.append_as(crash::Step::Release, &released).map_err(told);
                 }
                 // Nothing is lost, or a transaction is open that this process cannot account for: who gains it will fence us.
                 Some(_) | None => return Ok(()),
@@ -280,41 +310,44 @@ impl KafkaCommitLog {
         }
     }
 
-    /// Tells of every change of the control topic, soon while `urgent` is set.
-    ///
-    /// # Errors
-    /// When no thread can be started.
-    pub fn watch(
-        &self,
-        urgent: Arc<AtomicBool>,
-        changed: impl Fn(&ControlLog) + Send + 'static,
-    ) -> std::io::Result<Watching> {
-        let shared = Arc::new((Mutex::new(false), Condvar::new()));
-        let (stopped, config, job) = (Arc::clone(&shared), self.config.clone(), self.job);
-        let look = move || watch(&config, job, &stopped, &urgent, &changed);
-        let thread = std::thread::Builder::new().name("millstream-control".into()).spawn(look)?;
-        Ok(Watching { shared, thread: Some(thread) })
+    /// The assignment that the process joined under, or has taken up since.
+    pub fn assignment(&self) -> Option<Assignment> {
+        self.member.lock().view.in_force().cloned()
     }
 
-    /// The assignment that the process works under.
-    pub fn assignment(&self) -> Option<&Assignment> {
-        self.membership.view.in_force()
+    /// What the process holds.
+    pub fn member(&self) -> Member {
+        self.member.clone()
     }
 
     /// Savepoints as they were when the process joined.
-    pub fn board(&self) -> &Board {
-        &self.membership.board
+    pub fn board(&self) -> Board {
+        self.member.lock().board.clone()
     }
 
     /// True if the job's input had ended when the process joined.
     pub fn is_drained(&self) -> bool {
-        self.membership.drained
+        self.member.lock().drained
     }
 
     /// What pods say to each other of savepoints.
     pub fn control_topic(&self) -> ControlTopic {
         ControlTopic { config: self.config.clone(), job: self.job, connected: None }
     }
+}
+
+/// What the changelog holds of these shards.
+pub(super) fn changelog_bounds(
+    client: &ConsumerClient,
+    job_uid: &str,
+    shards: &[ShardId],
+) -> Result<Vec<(ShardId, LogBounds)>, ConnectError> {
+    let topic = names::changelog_topic(job_uid);
+    let bounds = |shard: &ShardId| {
+        let (low, high) = client.watermarks(&topic, i32::from(shard.0))?;
+        Ok((*shard, LogBounds { low, high }))
+    };
+    shards.iter().map(bounds).collect()
 }
 
 /// The job's control topic, for orders and for what pods say of savepoints.
@@ -376,6 +409,14 @@ impl ControlTopic {
         Ok(true)
     }
 
+    /// What the changelog holds of these shards now.
+    ///
+    /// # Errors
+    /// When Kafka does not answer.
+    pub fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, ConnectError> {
+        changelog_bounds(&self.client()?, &self.config.job_uid, shards)
+    }
+
     /// Ends the job's input for all pods, and for those that start later.
     ///
     /// # Errors
@@ -396,66 +437,5 @@ impl ControlTopic {
             out.extend(partitions.iter().zip(ends).map(|(partition, end)| ((topic.clone(), *partition), end)));
         }
         Ok(out)
-    }
-}
-
-/// The thread that watches; ended and joined when dropped.
-pub struct Watching {
-    shared: Arc<(Mutex<bool>, Condvar)>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Watching {
-    fn drop(&mut self) {
-        *self.shared.0.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        self.shared.1.notify_all();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::warn!("the control topic's thread panicked");
-        }
-    }
-}
-
-fn watch(
-    config: &KafkaLogConfig,
-    job: u64,
-    stop: &(Mutex<bool>, Condvar),
-    urgent: &AtomicBool,
-    changed: &dyn Fn(&ControlLog),
-) {
-    let plain = [("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")];
-    let Ok(client) = ConsumerClient::new(&config.properties, &plain, config.deadline) else { return };
-    let (control, topic) = (Control { config, job, client: &client }, names::control_topic(&config.job_uid));
-    if let Ok(log) = control.read()
-        && let Some(proposal) = control.proposal(&log.view)
-    {
-        tracing::info!(assignment = proposal.number, pods = proposal.pods.len(), "the number of pods has changed");
-        if let Err(error) = control.append_as(crash::Step::Reassign, &ControlRecord::Assignment(proposal)) {
-            tracing::warn!(%error, "cannot make the next assignment; the next start of pod 0 tries again");
-        }
-    }
-    let mut seen = -1;
-    loop {
-        let period = if urgent.load(Ordering::Acquire) { URGENT } else { WORKING };
-        let guard = stop.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stopped, _) =
-            stop.1.wait_timeout_while(guard, period, |stopped| !*stopped).unwrap_or_else(PoisonError::into_inner);
-        if *stopped {
-            return;
-        }
-        drop(stopped);
-        // A broker that does not answer now is asked again: what is missed meanwhile is only the moment.
-        let Ok(end) = client.ends(&topic, &[0]) else { continue };
-        if std::mem::replace(&mut seen, end[0]) == end[0] {
-            continue;
-        }
-        match control.read() {
-            Ok(log) => changed(&log),
-            Err(error) => {
-                tracing::debug!(%error, "cannot read the control topic now");
-                seen = -1;
-            }
-        }
     }
 }

@@ -1,8 +1,8 @@
 //! Step 2 of a start: internal topics, the control topic, and the changelog's tail into the stores.
 //!
-//! Everything here runs after the fence: no earlier process of this pod can write any more, so what is read to its end is the truth.
+//! Owns the order of these, and what fits together. Everything here runs after the fence: no earlier process of this pod can write any more, so
+//! what is read to its end is the truth. It does not read a topic itself (`tail`), nor make one (`topics`).
 
-use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use checkpoint::assignment::Assignment;
@@ -13,25 +13,16 @@ use checkpoint::{local_log, names};
 use dataflow::graph::OperatorUid;
 use dataflow::key::ShardId;
 use dataflow::state::{LogOffset, ShardStore, StateError};
-use dataflow::worker::Wake;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::error::RDKafkaErrorCode as Code;
 
-use super::control::{Control, Membership};
-use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
+use super::control::{Control, changelog_bounds};
+use super::member::Membership;
+use super::tail::{Tail, read_tails};
+use super::{KafkaCommitLog, KafkaLogConfig, topics};
+use crate::commit::CommitError;
 use crate::crash::{self, Step};
-use crate::kafka::client::{ConnectError, ConsumerClient, Watch};
-use crate::kafka::ffi::{ClientError, Fetched, PartitionReader};
+use crate::kafka::client::{ConnectError, ConsumerClient};
 use crate::kafka::producer::TransactionalProducer;
 use crate::planted::{self, Bug};
-
-/// Recovery may take long after a long absence; it fails when nothing arrives for this time.
-const STALL: Duration = Duration::from_secs(30);
-const READ_BATCH: usize = 1000;
-/// Segments of shuffle topics: what is trimmed leaves the disk soon.
-const SHUFFLE_SEGMENT: &str = "67108864";
 
 /// A job cannot go on from its log.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +55,9 @@ pub enum RecoverError {
         /// What is wrong.
         source: ControlError,
     },
+    /// It cannot be shown that no other process has the pod.
+    #[error(transparent)]
+    Unproved(#[from] CommitError),
     /// Asked to stop while it waited for other pods; nothing was begun.
     #[error("asked to stop while waiting for other pods")]
     Stopped,
@@ -174,12 +168,14 @@ impl Fenced {
     ///
     /// # Errors
     /// See [`RecoverError`].
-    pub fn assigned(self) -> Result<Assigned, RecoverError> {
+    pub fn assigned(mut self) -> Result<Assigned, RecoverError> {
         // Reads everything, also what is not committed: the control topic is plain, and its view of an end is the high watermark.
         let plain = self.client(&[("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")])?;
         let (uid, shards) = (&self.config.job_uid, i32::from(self.config.shards.count()));
-        self.internal_topics(&plain, &[(names::control_topic(uid), 1), (names::changelog_topic(uid), shards)], &[])?;
-        let membership = Control { config: &self.config, job: self.job, client: &plain }.join()?;
+        let wanted = [(names::control_topic(uid), 1), (names::changelog_topic(uid), shards)];
+        topics::ensure(&self.config, &plain, &wanted, &[])?;
+        let control = Control { config: &self.config, job: self.job, client: &plain };
+        let membership = control.join(&mut self.producer)?;
         if let Some(name) = membership.board.stopped().filter(|_| self.config.stays_ended) {
             return Err(RecoverError::Ended { name: name.to_owned() });
         }
@@ -188,7 +184,7 @@ impl Fenced {
         if assignment.pods.len() > 1 || assignment.number > 1 {
             let topic = |exchange: &OperatorUid| (names::shuffle_topic(uid, *exchange), shards);
             let shuffles: Vec<_> = self.config.exchanges.iter().map(topic).collect();
-            self.internal_topics(&plain, &shuffles, &[("segment.bytes", SHUFFLE_SEGMENT)])?;
+            topics::ensure(&self.config, &plain, &shuffles, topics::SHUFFLE)?;
         }
         let (number, pods) = (assignment.number, assignment.pods.len());
         tracing::info!(assignment = number, pods, "the pod is an owner");
@@ -197,90 +193,6 @@ impl Fenced {
 
     fn client(&self, own: &[(&str, &str)]) -> Result<ConsumerClient, ConnectError> {
         ConsumerClient::new(&self.config.properties, own, self.config.deadline)
-    }
-
-    /// Checks topics, and makes those that are missing. Pods may do so at the same time.
-    fn internal_topics(
-        &self,
-        client: &ConsumerClient,
-        wanted: &[(String, i32)],
-        settings: &[(&str, &str)],
-    ) -> Result<(), RecoverError> {
-        let mut missing = Vec::new();
-        for (topic, expected) in wanted {
-            match client.partitions(topic) {
-                Ok(found) if found == *expected => {}
-                Ok(found) => {
-                    return Err(RecoverError::Partitions { topic: topic.clone(), found, expected: *expected });
-                }
-                Err(ConnectError::NoTopic { .. }) => missing.push((topic.clone(), *expected)),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        if !missing.is_empty() {
-            let made = crash::asked(Step::Topics, || self.create_topics(client, &missing, settings));
-            made.ok_or_else(|| no_answer(&self.config))??;
-        }
-        Ok(())
-    }
-
-    fn create_topics(
-        &self,
-        client: &ConsumerClient,
-        missing: &[(String, i32)],
-        settings: &[(&str, &str)],
-    ) -> Result<(), RecoverError> {
-        let servers = self.config.properties.bootstrap_servers();
-        let failed = |topic: &str, code: Code, reason: String| {
-            RecoverError::Connect(ConnectError::new(servers, topic, code, &reason, self.config.deadline, None))
-        };
-        let mut config = ClientConfig::new();
-        for (key, value) in self.config.properties.consumer() {
-            config.set(key, value);
-        }
-        let made: Result<AdminClient<DefaultClientContext>, _> = config.create();
-        let admin = made.map_err(|e| failed("making a client", Code::Fail, e.to_string()))?;
-        let replication = self.config.replication.map_or(-1, i32::from);
-        // Kept for ever: the changelog is the state until a snapshot is known to hold it, and rows for other pods until they are read.
-        let kept = [("cleanup.policy", "delete"), ("retention.ms", "-1"), ("retention.bytes", "-1")];
-        let mut new = Vec::new();
-        for (name, partitions) in missing {
-            let topic = NewTopic::new(name, *partitions, TopicReplication::Fixed(replication));
-            new.push(kept.iter().chain(settings).fold(topic, |topic, (key, value)| topic.set(key, value)));
-        }
-        let options = AdminOptions::new()
-            .operation_timeout(Some(self.config.deadline))
-            .request_timeout(Some(self.config.deadline));
-        let results = futures::executor::block_on(admin.create_topics(&new, &options));
-        for result in results
-            .map_err(|e| failed("creating topics", e.rdkafka_error_code().unwrap_or(Code::Fail), e.to_string()))?
-        {
-            match result {
-                Ok(_) | Err((_, Code::TopicAlreadyExists)) => {}
-                Err((topic, code)) => return Err(failed(&topic, code, format!("cannot be created: {code}"))),
-            }
-        }
-        self.await_topics(client, missing)
-    }
-
-    /// A created topic is known to every broker a moment later.
-    fn await_topics(&self, client: &ConsumerClient, topics: &[(String, i32)]) -> Result<(), RecoverError> {
-        let deadline = Instant::now() + self.config.deadline;
-        for (topic, expected) in topics {
-            loop {
-                match client.partitions(topic) {
-                    Ok(found) if found == *expected => break,
-                    Ok(_) | Err(ConnectError::NoTopic { .. }) if Instant::now() < deadline => {
-                        std::thread::park_timeout(Duration::from_millis(20));
-                    }
-                    Ok(found) => {
-                        return Err(RecoverError::Partitions { topic: topic.clone(), found, expected: *expected });
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Applies what the changelog has and the stores do not. Returns the number of records.
@@ -385,12 +297,7 @@ impl Assigned {
     /// # Errors
     /// When Kafka cannot be used.
     pub fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, RecoverError> {
-        let topic = names::changelog_topic(&self.fenced.config.job_uid);
-        let bounds = |shard: &ShardId| {
-            let (low, high) = self.plain.watermarks(&topic, i32::from(shard.0))?;
-            Ok((*shard, LogBounds { low, high }))
-        };
-        shards.iter().map(bounds).collect()
+        Ok(changelog_bounds(&self.plain, &self.fenced.config.job_uid, shards)?)
     }
 
     /// The savepoint that the job began from.
@@ -414,83 +321,4 @@ impl Assigned {
         stores.iter().for_each(|store| self.membership.process.restored(store.shard().0));
         Ok(KafkaCommitLog::new(self.fenced.config, self.fenced.producer, self.membership))
     }
-}
-
-/// A part of a partition: `from` up to `end`.
-pub(super) struct Tail {
-    pub(super) partition: i32,
-    pub(super) from: i64,
-    pub(super) end: i64,
-}
-
-pub(super) type Visit<'a> = &'a mut dyn FnMut(i32, i64, Option<&[u8]>) -> Result<(), RecoverError>;
-
-/// Reads parts of partitions, all at the same time, and shows each record.
-pub(super) fn read_tails(
-    client: &ConsumerClient,
-    topic: &str,
-    tails: &[Tail],
-    visit: Visit<'_>,
-) -> Result<(), RecoverError> {
-    let this: Thread = std::thread::current();
-    let wake: Wake = std::sync::Arc::new(move || this.unpark());
-    let mut open: Vec<(&Tail, PartitionReader<Watch>)> = Vec::new();
-    for tail in tails.iter().filter(|tail| tail.from < tail.end) {
-        let read =
-            |e: ClientError| RecoverError::Read { topic: topic.to_owned(), partition: tail.partition, reason: e.text };
-        let reader = PartitionReader::start(client.consumer().clone(), topic, tail.partition, tail.from, wake.clone())
-            .map_err(read)?;
-        open.push((tail, reader));
-    }
-    let mut heard = Instant::now();
-    while !open.is_empty() {
-        let mut taken = 0;
-        let mut still = Vec::with_capacity(open.len());
-        for (tail, mut reader) in open {
-            let (count, done) = read_some(topic, tail, &mut reader, visit)?;
-            taken += count;
-            if !done {
-                still.push((tail, reader));
-            }
-        }
-        open = still;
-        if taken > 0 {
-            heard = Instant::now();
-        } else if let Some((tail, _)) = open.first() {
-            if heard.elapsed() >= STALL {
-                let reason = format!("nothing arrived for {} s", STALL.as_secs());
-                return Err(RecoverError::Read { topic: topic.to_owned(), partition: tail.partition, reason });
-            }
-            std::thread::park_timeout(Duration::from_millis(500));
-        }
-    }
-    Ok(())
-}
-
-/// Takes what is there of one partition; true if its part is at its end.
-fn read_some(
-    topic: &str,
-    tail: &Tail,
-    reader: &mut PartitionReader<Watch>,
-    visit: Visit<'_>,
-) -> Result<(usize, bool), RecoverError> {
-    let (mut done, mut result) = (false, Ok(()));
-    let taken = reader.take(READ_BATCH, |fetched| {
-        if result.is_err() {
-            return;
-        }
-        match fetched {
-            Fetched::Record { offset, value, .. } if offset < tail.end => {
-                result = visit(tail.partition, offset, value);
-                done |= offset + 1 >= tail.end;
-            }
-            Fetched::Record { .. } => done = true,
-            Fetched::End { offset } => done |= offset >= tail.end,
-            Fetched::Failed(error) => {
-                result =
-                    Err(RecoverError::Read { topic: topic.to_owned(), partition: tail.partition, reason: error.text });
-            }
-        }
-    });
-    result.map(|()| (taken, done))
 }

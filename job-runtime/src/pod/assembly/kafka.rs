@@ -62,6 +62,7 @@ pub(super) fn fence(
         job_uid: job_uid.to_owned(),
         ordinal: config.ordinal,
         pods: config.pods,
+        waited: config.waited,
         shards: config.shards,
         group,
         exchanges: dataflow::shuffle::exchanges(&config.planned.graph).map(|(_, uid)| uid).collect(),

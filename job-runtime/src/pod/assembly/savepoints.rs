@@ -3,19 +3,21 @@
 //! Owns that wiring. What an order does is in `pod::order_book` and `pod::savepoint`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::sync::{Arc, Mutex};
 
 use checkpoint::assignment::Assignment;
+use checkpoint::control::ControlLog;
 use dataflow::shuffle::Gate;
 
 use super::{Cast, Desk, Hold, Log, Recovered};
-use crate::commit::kafka::{ControlTopic, Watching};
+use crate::commit::kafka::{ControlTopic, Member, Releases, Watching};
 use crate::crash::{self, Step};
 use crate::kafka::shuffle::ReadUpTo;
 use crate::pod::monitor::Monitor;
 use crate::pod::order_book::OrderBook;
+use crate::pod::reassign::News;
 use crate::pod::savepoint::{self, Agreement, Book, Event, SavepointStore, SavepointWork, Savepoints};
 use crate::pod::{PodConfig, PodError};
 use crate::snapshot::thread::Tell;
@@ -23,6 +25,8 @@ use crate::snapshot::thread::Tell;
 /// What is known before the pod's parts are placed.
 pub(super) struct Orders {
     pub(super) watching: Option<Watching>,
+    /// For the driver, if the pod may not be alone for ever.
+    pub(super) watch: Option<Watch>,
     agreement: Agreement,
     topic: Option<ControlTopic>,
     note: Option<ControlTopic>,
@@ -33,6 +37,14 @@ pub(super) struct Orders {
     heard: Receiver<Event>,
 }
 
+/// What the driver needs to take other assignments up.
+pub(super) struct Watch {
+    pub(super) member: Member,
+    pub(super) releases: Releases,
+    pub(super) news: Arc<News>,
+    pub(super) events: SyncSender<Event>,
+}
+
 /// What runs, and what the driver needs of it.
 pub(super) struct Started {
     pub(super) thread: Savepoints,
@@ -41,40 +53,34 @@ pub(super) struct Started {
 }
 
 impl Orders {
-    /// A pod that is and stays alone has nothing to watch; any other ends its run when another assignment is in force.
-    pub(super) fn new(config: &PodConfig, recovered: &Recovered, monitor: &Arc<Monitor>) -> Result<Self, PodError> {
+    /// A pod that is and stays alone has nothing to watch.
+    pub(super) fn new(config: &PodConfig, recovered: &Recovered) -> Result<Self, PodError> {
         let (events, heard) = savepoint::channel();
         let urgent = Arc::new(AtomicBool::new(false));
         let first = || Assignment::first(config.shards.count(), 1);
-        let (mut watching, mut topic, mut note, mut drained) = (None, None, None, false);
+        let (mut watching, mut watch, mut topic, mut note, mut drained) = (None, None, None, None, false);
         let agreement = match &recovered.log {
             Log::Local(_) => Agreement::Alone(first()),
             Log::Kafka(kafka) => {
                 let log = &kafka.log;
                 (topic, note) = (Some(log.control_topic()), Some(log.control_topic()));
                 drained = log.is_drained();
-                let assignment = log.assignment().cloned().unwrap_or_else(first);
+                let assignment = log.assignment().unwrap_or_else(first);
                 if recovered.seat.has_others() || config.pods > 1 {
-                    let (number, monitor, events) = (assignment.number, Arc::clone(monitor), events.clone());
-                    let changed = move |log: &checkpoint::control::ControlLog| {
-                        if log.view.number() > number {
-                            tracing::info!(from = number, to = log.view.number(), "another assignment is in force");
-                            crash::around(Step::Notice, || monitor.reassign());
-                        }
-                        if log.drained {
-                            let _ = events.send(Event::InputEnds);
-                        }
-                        // The thread looks at the newest only; what does not fit waits for the next change.
-                        let _ = events.send(Event::Board(log.board.clone()));
-                    };
-                    watching = Some(log.watch(Arc::clone(&urgent), changed).map_err(PodError::Thread)?);
-                    Agreement::Topic(Box::new(log.control_topic()), log.board().clone(), number)
+                    let number = assignment.number;
+                    let news = Arc::new(News::new(std::thread::current()));
+                    let changed = tell(number, Arc::clone(&news), events.clone());
+                    let running = log.watch(Arc::clone(&urgent), changed).map_err(PodError::Thread)?;
+                    let (member, releases) = (log.member(), running.releases());
+                    watch = Some(Watch { member, releases, news, events: events.clone() });
+                    watching = Some(running);
+                    Agreement::Topic(Box::new(log.control_topic()), log.board(), number)
                 } else {
                     Agreement::Alone(assignment)
                 }
             }
         };
-        Ok(Self { watching, agreement, topic, note, urgent, drained, events, heard })
+        Ok(Self { watching, watch, agreement, topic, note, urgent, drained, events, heard })
     }
 
     /// For the snapshot thread.
@@ -120,6 +126,23 @@ impl Orders {
         let (gate, topic) = (Arc::clone(&cast.gate), self.topic.map(Mutex::new));
         monitor.attach_orders(OrderBook { events: self.events, book, desk: Arc::clone(&desk), gate, topic, alone });
         Ok(Started { thread, desk, events })
+    }
+}
+
+/// Tells driver and savepoints of every change of the control topic.
+fn tell(number: u64, news: Arc<News>, events: SyncSender<Event>) -> impl Fn(&ControlLog) + Send + 'static {
+    let seen = AtomicU64::new(number);
+    move |log| {
+        let (from, to) = (seen.swap(log.view.number(), Ordering::Relaxed), log.view.number());
+        if from != to {
+            tracing::info!(from, to, "another assignment is in force");
+        }
+        crash::around_if(from != to, Step::Notice, || news.tell(log.view.clone()));
+        if log.drained {
+            let _ = events.send(Event::InputEnds);
+        }
+        // The thread looks at the newest only; what does not fit waits for the next change.
+        let _ = events.send(Event::Board { board: log.board.clone(), in_force: to });
     }
 }
 

@@ -1,16 +1,16 @@
 //! A pod's seat in its job: which shards and source partitions are its own, who the others are, and what jobs may have several pods.
 //!
-//! Owns the placing by the assignment in force. Who makes assignments is in `commit::kafka`.
+//! Owns the placing by the assignment that the pod works under, also when it takes another one up. Who makes assignments is in `commit::kafka`.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use checkpoint::assignment::Assignment;
+use checkpoint::assignment::{self, Assignment};
 use checkpoint::{local_log, names};
 use dataflow::graph::{JobGraph, NodeId, NodeKind, OperatorUid};
 use dataflow::key::{ShardId, Shards};
 use dataflow::shuffle::outgoing::Outgoing;
-use dataflow::shuffle::{self, Gate, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleReader};
+use dataflow::shuffle::{self, Gate, OTHER_POD, Place as StoredPlace, PodView, ShuffleConfig, ShuffleReader};
 use dataflow::state::ShardStore;
 use dataflow::worker::{Wake, WorkerError};
 
@@ -28,7 +28,13 @@ pub(in crate::pod) struct Seat {
     job_uid: String,
     ordinal: u16,
     shards: Shards,
+    place: Mutex<Place>,
+}
+
+/// What a pod works under, and what it has given up of it.
+struct Place {
     assignment: Assignment,
+    lost: BTreeSet<ShardId>,
 }
 
 /// Refuses several pods for a job that cannot have them.
@@ -75,7 +81,31 @@ impl Seat {
 
     /// By an assignment that has the pod.
     pub(super) fn new(job_uid: &str, ordinal: u16, shards: Shards, assignment: Assignment) -> Self {
-        Self { job_uid: job_uid.to_owned(), ordinal, shards, assignment }
+        Self {
+            job_uid: job_uid.to_owned(),
+            ordinal,
+            shards,
+            place: Mutex::new(Place { assignment, lost: BTreeSet::new() }),
+        }
+    }
+
+    fn place(&self) -> MutexGuard<'_, Place> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the pod works under.
+    pub(super) fn assignment(&self) -> Assignment {
+        self.place().assignment.clone()
+    }
+
+    /// The pod gives up what another assignment takes from it, and works under that, unless it lacks something that this gives it: then `next` is
+    /// `None`. How it sees the others from then on.
+    pub(in crate::pod) fn take_up(&self, next: Option<&Assignment>, lost: &[ShardId]) -> Option<PodView> {
+        let place = &mut *self.place();
+        place.lost.extend(lost);
+        let next = next?;
+        *place = Place { assignment: next.clone(), lost: BTreeSet::new() };
+        self.view_of(next)
     }
 
     /// All shards of the job.
@@ -85,13 +115,12 @@ impl Seat {
 
     /// True if the pod has a shard.
     pub(in crate::pod) fn owns(&self, shard: ShardId) -> bool {
-        let share = self.assignment.share(self.ordinal);
-        share.is_some_and(|share| share.shards.iter().any(|range| range.contains(&shard.0)))
+        self.place().owns(shard, self.ordinal)
     }
 
     /// True if the assignment has other pods.
     pub(super) fn has_others(&self) -> bool {
-        self.assignment.pods.len() > 1
+        self.place().assignment.pods.len() > 1
     }
 
     /// The pod's shards, ascending.
@@ -101,24 +130,36 @@ impl Seat {
 
     /// True if the pod reads a source partition, the `index`-th of its table.
     pub(in crate::pod) fn owns_source(&self, table: &str, partition: &str, index: usize) -> bool {
-        self.assignment.owns_source(self.ordinal, table, partition, index)
+        let place = self.place();
+        !place.lost.contains(&self.shard_of_source(index))
+            && place.assignment.owns_source(self.ordinal, table, partition, index)
     }
 
-    /// The worker of each shard: the pod's own in runs of nearly equal length.
+    /// The shard with which a table's `index`-th partition passes to another pod.
+    pub(in crate::pod) fn shard_of_source(&self, index: usize) -> ShardId {
+        ShardId(assignment::partition_shard(index, self.shards.count()))
+    }
+
+    /// The worker of each shard: the pod's own go round, so that each worker loses its part when the pod loses some.
     pub(super) fn owner(&self, workers: usize) -> Arc<[usize]> {
         let own = self.own_shards();
-        let place = |shard| own.binary_search(&shard).map_or(OTHER_POD, |place| place * workers / own.len());
+        let place = |shard| own.binary_search(&shard).map_or(OTHER_POD, |place| place % workers);
         self.shards.all().map(place).collect()
     }
 
     /// How the pod sees the others; `None` if there never were any.
     fn view(&self) -> Option<PodView> {
+        let place = self.place();
+        self.view_of(&place.assignment)
+    }
+
+    fn view_of(&self, assignment: &Assignment) -> Option<PodView> {
         let mut others: Vec<u16> =
-            self.assignment.pods.iter().map(|pod| pod.ordinal).filter(|p| *p != self.ordinal).collect();
+            assignment.pods.iter().map(|pod| pod.ordinal).filter(|p| *p != self.ordinal).collect();
         if planted::is(Bug::SlotIgnored) {
             others.pop();
         }
-        let (job, assignment) = (local_log::job_hash(&self.job_uid), self.assignment.number);
+        let (job, assignment) = (local_log::job_hash(&self.job_uid), assignment.number);
         (assignment > 1 || !others.is_empty()).then_some(PodView { job, assignment, slot: self.ordinal, others })
     }
 
@@ -147,12 +188,8 @@ impl Seat {
 
     /// The pod of each shard.
     fn owners(&self) -> Vec<u16> {
-        let pods = &self.assignment.pods;
-        let owner = |shard: ShardId| {
-            let mut of = pods.iter().filter(|pod| pod.shards.iter().any(|range| range.contains(&shard.0)));
-            of.next().map_or(self.ordinal, |pod| pod.ordinal)
-        };
-        self.shards.all().map(owner).collect()
+        let place = self.place();
+        self.shards.all().map(|shard| place.assignment.owner(shard.0).unwrap_or(self.ordinal)).collect()
     }
 
     fn topics(&self, graph: &JobGraph) -> BTreeMap<NodeId, String> {
@@ -193,6 +230,12 @@ impl Seat {
     }
 }
 
+impl Place {
+    fn owns(&self, shard: ShardId, ordinal: u16) -> bool {
+        self.assignment.owner(shard.0) == Some(ordinal) && !self.lost.contains(&shard)
+    }
+}
+
 /// Where a shard goes on reading an exchange's topic.
 fn next_offset(
     store: &dyn ShardStore,
@@ -201,7 +244,7 @@ fn next_offset(
     node: NodeId,
     uid: OperatorUid,
 ) -> Result<i64, PodError> {
-    let stored = Place::stored(store, shards, uid).map_err(|source| {
+    let stored = StoredPlace::stored(store, shards, uid).map_err(|source| {
         let operator = graph.nodes[node.0 as usize].name.clone();
         PodError::Worker(WorkerError::Place { operator, shard: store.shard(), source })
     })?;
@@ -217,10 +260,10 @@ mod tests {
     }
 
     #[test]
-    fn shards_go_to_pods_in_runs_and_to_workers_in_runs() {
-        assert_eq!(*seat(0, 1).owner(3), [0, 0, 0, 1, 1, 1, 2, 2]);
+    fn shards_go_to_pods_in_runs_and_round_the_workers() {
+        assert_eq!(*seat(0, 1).owner(3), [0, 1, 2, 0, 1, 2, 0, 1]);
         let other = OTHER_POD;
-        assert_eq!(*seat(1, 2).owner(2), [other, other, other, other, 0, 0, 1, 1]);
+        assert_eq!(*seat(1, 2).owner(2), [other, other, other, other, 0, 1, 0, 1]);
         assert_eq!(seat(1, 2).own_shards(), [4, 5, 6, 7].map(ShardId));
         assert_eq!(seat(1, 2).owners(), [0, 0, 0, 0, 1, 1, 1, 1]);
     }
@@ -230,5 +273,18 @@ mod tests {
         assert_eq!(seat(0, 1).view(), None);
         let view = seat(1, 3).view().unwrap();
         assert_eq!((view.slot, view.assignment, view.others), (1, 1, vec![0, 2]));
+    }
+
+    #[test]
+    fn what_a_pod_gives_up_is_not_its_own_and_what_it_gains_only_when_it_has_taken_the_assignment_up() {
+        let (seat, next) = (seat(1, 3), Assignment::first(8, 3).rescaled(4));
+        assert_eq!(seat.own_shards(), [2, 3, 4].map(ShardId));
+        assert_eq!(seat.take_up(None, &[ShardId(4)]), None);
+        assert_eq!(seat.own_shards(), [2, 3].map(ShardId));
+        let source = (0..8).find(|index| seat.shard_of_source(*index) == ShardId(4)).unwrap();
+        assert!(!seat.owns_source("t", "p", source));
+        let view = seat.take_up(Some(&next), &[]).unwrap();
+        assert_eq!((view.slot, view.assignment, view.others), (1, 2, vec![0, 2, 3]));
+        assert_eq!(seat.own_shards(), [2, 3].map(ShardId));
     }
 }

@@ -30,7 +30,7 @@ pub(in crate::pod) struct Readers {
     pub(in crate::pod) group: String,
     /// The topic of each exchange.
     pub(in crate::pod) topics: BTreeMap<NodeId, String>,
-    /// The pod of each shard.
+    /// The pod of each shard; [`Pressure::passed`] says it anew.
     pub(in crate::pod) owners: Vec<u16>,
 }
 
@@ -93,6 +93,8 @@ struct Shared {
 
 struct State {
     backlog: Backlog,
+    /// The pod of each shard.
+    owners: Vec<u16>,
     stop: bool,
 }
 
@@ -105,7 +107,8 @@ impl Shared {
 impl Pressure {
     /// Closes `gate` while a reader is too far behind.
     pub(in crate::pod) fn start(readers: Readers, gate: Arc<Gate>) -> std::io::Result<Self> {
-        let state = Mutex::new(State { backlog: Backlog::new(BOUND), stop: false });
+        let (backlog, owners) = (Backlog::new(BOUND), readers.owners.clone());
+        let state = Mutex::new(State { backlog, owners, stop: false });
         let (shared, waits) = (Arc::new(Shared { state, wake: Condvar::new() }), Arc::<Waits>::default());
         let mut look =
             Look { shared: Arc::clone(&shared), waits: Arc::clone(&waits), readers, gate, client: None, said: false };
@@ -116,6 +119,11 @@ impl Pressure {
     /// For metrics and status.
     pub(in crate::pod) fn waits(&self) -> Arc<Waits> {
         Arc::clone(&self.waits)
+    }
+
+    /// Shards have passed between pods: the pod of each now.
+    pub(in crate::pod) fn passed(&self, owners: Vec<u16>) {
+        self.shared.state().owners = owners;
     }
 
     /// A commit is in the log that sent this; each with the offset of its last message.
@@ -230,7 +238,7 @@ impl Look {
     }
 
     fn owner(&self, shard: ShardId) -> Option<u16> {
-        self.readers.owners.get(usize::from(shard.0)).copied()
+        self.shared.state().owners.get(usize::from(shard.0)).copied()
     }
 }
 

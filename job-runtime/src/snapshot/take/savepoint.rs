@@ -49,6 +49,7 @@ impl Taker {
     /// # Errors
     /// See [`SnapshotError`].
     pub fn copy_for_savepoint(&mut self, of: SavepointOf) -> Result<CopiedSavepoint, SnapshotError> {
+        self.forget_left();
         let base = match self.base.take() {
             Some(base) => base,
             None => self.last()?,

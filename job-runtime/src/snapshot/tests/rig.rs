@@ -16,9 +16,11 @@ use dataflow::worker::CommitId;
 use crate::commit::local::{LocalCommitLog, LocalLogConfig};
 use crate::commit::{CommitLog, CommitRequest};
 use crate::snapshot::directory::DirectoryStore;
+use crate::snapshot::origin;
+use crate::snapshot::place::StorePlace;
 use crate::snapshot::start::{self, Restored};
 use crate::snapshot::store::{Body, Listing, ObjectStore, Put, StoreError};
-use crate::snapshot::take::{JobOf, Taken, Taker};
+use crate::snapshot::take::{JobOf, SavepointOf, Taken, Taker, Whole, complete};
 use crate::snapshot::{SnapshotError, restore};
 use crate::state::directory::{JobIdentity, Patience, StateDirectory};
 use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
@@ -257,8 +259,29 @@ impl Rig {
         }
     }
 
+    /// The pod gives a shard up.
+    pub(super) fn leave(&mut self, shard: u16) {
+        self.running.as_mut().expect("the pod runs").stores[usize::from(shard)].leave();
+    }
+
     pub(super) fn take(&mut self) -> Result<Option<Taken>, SnapshotError> {
         self.running.as_mut().expect("the pod runs").taker.take()
+    }
+
+    /// Makes a savepoint of the pod, which is the job's only one.
+    pub(super) fn savepoint(&mut self, name: &str) {
+        let taker = &mut self.running.as_mut().expect("the pod runs").taker;
+        let of = SavepointOf { name: name.to_owned(), cut: 1, positions: Vec::new() };
+        let copied = taker.copy_for_savepoint(of).unwrap();
+        taker.store_savepoint(copied).unwrap();
+        let JobOf { uid: job_uid, name: job_name, shards, .. } = job();
+        let whole = Whole { job_uid, job_name, shards, operators: Vec::new() };
+        complete(self.store.as_ref(), &whole, name, 1, &[0]).unwrap();
+    }
+
+    /// Where a savepoint is.
+    pub(super) fn location(&self, name: &str) -> String {
+        origin::location(&StorePlace::Directory(self.place.path().join("store")), "job", UID, name)
     }
 
     /// Takes a snapshot on another thread while commits go on here; returns the commit it was begun behind.

@@ -63,7 +63,7 @@ fn a_gainer_settles_every_earlier_owner_and_not_only_the_last() {
     let mut released = view(&moves);
     assert_eq!(released.append(&release(2, A, &[0])), Effect::InForce);
     assert_eq!(process.steps(&released), [Step::Restore { shard: 0 }]);
-    assert_eq!(running(B, &[]).steps(&released), [], "lost, and never held");
+    assert_eq!(running(A, &[]).steps(&released), [], "released, and never held");
 }
 
 #[test]
@@ -94,7 +94,39 @@ fn a_loser_proves_itself_then_ends_its_transaction_then_releases() {
     let expected = Release { number: 2, pod: A, shards: vec![1, 2] };
     assert_eq!(process.steps(&lost), [Step::Release(expected)]);
     process.let_go(&[1, 2]);
-    assert_eq!(process.steps(&lost), [], "a release that is lost is not sent again by one who holds nothing");
+    let mut lost = lost;
+    assert_eq!(
+        process.steps(&lost),
+        [Step::Release(Release { number: 2, pod: A, shards: vec![1, 2] })],
+        "not there yet"
+    );
+    assert_eq!(lost.append(&release(2, A, &[1, 2])), Effect::InForce);
+    assert_eq!(process.steps(&lost), []);
+}
+
+#[test]
+fn a_process_releases_what_one_before_it_lost_and_only_then_settles() {
+    // A and B have lost a shard to each other, and both were killed.
+    let mut swapped = view(&[assign(1, &[A, B]), assign(2, &[B, A])]);
+    let mut process = running(A, &[]);
+    assert_eq!(process.steps(&swapped), [Step::Prove], "its fence may be older than the loss");
+    process.proven(2);
+    let released = Release { number: 2, pod: A, shards: vec![0] };
+    assert_eq!(process.steps(&swapped), [Step::Release(released)]);
+    assert_eq!(swapped.append(&release(2, A, &[0])), Effect::InForce);
+    assert_eq!(process.steps(&swapped), [Step::Settle { shard: 1, owners: vec![B] }]);
+    let mut other = running(B, &[]);
+    other.proven(2);
+    assert_eq!(other.steps(&swapped), [Step::Release(Release { number: 2, pod: B, shards: vec![1] })]);
+    assert_eq!(swapped.append(&release(2, B, &[1])), Effect::InForce);
+    assert_eq!(other.steps(&swapped), [Step::Restore { shard: 0 }], "nobody has to be fenced");
+    assert_eq!(process.steps(&swapped), [Step::Restore { shard: 1 }]);
+}
+
+#[test]
+fn what_is_gained_without_anybody_to_settle_is_restored_while_a_release_is_on_its_way() {
+    let lost = view(&[assign(1, &[A, A]), assign(2, &[A, B])]);
+    assert_eq!(running(A, &[]).steps(&lost), [Step::Restore { shard: 0 }, Step::Prove]);
 }
 
 #[test]

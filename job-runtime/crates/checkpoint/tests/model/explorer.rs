@@ -53,6 +53,8 @@ pub(crate) struct Step<M: Model + ?Sized> {
 /// What a search found.
 #[derive(Debug)]
 pub(crate) struct Report {
+    /// Everything was explored that there is before the first violation.
+    pub(crate) whole: bool,
     /// Distinct states.
     pub(crate) states: usize,
     /// Steps between them.
@@ -133,13 +135,11 @@ struct Search<'a, M: Model> {
     report: Report,
 }
 
-/// Explores everything, or up to the first violation.
-///
-/// # Panics
-/// When there are more than `most` states: what is not exhaustive proves nothing.
+/// Explores everything, or up to the first violation, or until there are more than `most` states: what is not whole proves nothing.
 pub(crate) fn explore<M: Model>(model: &M, most: usize) -> Report {
     let part = |_| Part { known: HashMap::default(), parents: Vec::new(), goals: Vec::new(), next: Vec::new() };
-    let report = Report { states: 0, transitions: 0, depth: 0, goals: 0, violation: None, stuck: Vec::new() };
+    let report =
+        Report { whole: true, states: 0, transitions: 0, depth: 0, goals: 0, violation: None, stuck: Vec::new() };
     let mut search = Search { model, parts: (0..THREADS).map(part).collect(), edges: Vec::new(), report };
     search.run(most);
     search.report
@@ -167,11 +167,14 @@ impl<M: Model> Search<'_, M> {
             }
             self.report.depth += 1;
             let states: usize = self.parts.iter().map(|part| part.parents.len()).sum();
-            assert!(states <= most, "more than {most} states: the bounds of this model are too wide");
+            if states > most {
+                self.report.whole = false;
+                break;
+            }
         }
         self.report.states = self.parts.iter().map(|part| part.parents.len()).sum();
         self.report.goals = self.parts.iter().flat_map(|part| &part.goals).filter(|goal| **goal).count();
-        if self.report.violation.is_none() {
+        if self.report.violation.is_none() && self.report.whole {
             self.parts.iter_mut().for_each(|part| part.known = HashMap::default());
             self.report.stuck =
                 self.model.schedules().iter().filter_map(|(name, bit)| self.stuck(name, *bit)).collect();

@@ -48,8 +48,14 @@ pub(crate) enum Mutant {
     LastOwnerOnly,
     /// A fence counts for losses that were read after it.
     OldFence,
-    /// A release without proof that the process is not fenced.
+    /// A release of what is held, without proof that the process is not fenced.
     ReleaseWithoutProof,
+    /// A release of what an earlier process of the pod lost, without that proof.
+    PredecessorUnproved,
+    /// What an earlier process of the pod lost is not released.
+    PredecessorNotReleased,
+    /// A process fences others while its own release is still on its way.
+    FencesBeforeRelease,
     /// A release while a transaction is open.
     ReleaseInTransaction,
     /// The open transaction is aborted at the partitions, without a new epoch.

@@ -1,53 +1,18 @@
-//! What a process may do next. What it must do about ownership is asked of `checkpoint::ownership`; a mutant twists what that code is told,
-//! or does not do what it says.
+//! What a process may do next. What it must do about ownership is asked of `checkpoint::ownership` (`told`); a mutant twists what that code is
+//! told, or does not do what it says.
 //!
 //! Owns the steps of processes: start, settle, restore, transaction, release. It knows nothing of faults that others make.
 //!
 //! A process that sleeps is one whose steps do not come for a while: that happens before every step, because every order is explored.
 
+use checkpoint::ownership::record::Release;
 use checkpoint::ownership::{self, View};
 
 use super::explorer::Step;
 use super::job::{Action, Job, Mutant, Views};
 use super::world::{Holding, Phase, Process, Record, SHARDS, Stage, Transaction, World};
 
-/// The process as `checkpoint::ownership` knows it, told through the calls that the runtime makes.
-fn told(process: &Process, ordinal: u8) -> ownership::Process {
-    let mut told = ownership::Process::new(u16::from(ordinal));
-    if matches!(process.stage, Stage::Initialised | Stage::Running) {
-        told.initialised();
-    }
-    if process.stage == Stage::Running {
-        told.caught_up();
-    }
-    let fenced = process.fenced.iter().enumerate().filter(|(_, number)| **number > 0);
-    fenced.for_each(|(pod, number)| told.fenced(pod as u16, u64::from(*number)));
-    let held = (0..SHARDS).filter(|shard| process.holding[*shard] == Holding::Held);
-    held.for_each(|shard| told.restored(shard as u16));
-    told.proven(u64::from(process.proven));
-    told.in_transaction(process.phase != Phase::Idle);
-    told
-}
-
 impl Process {
-    /// Takes over what `checkpoint::ownership` made of an input.
-    fn take(&mut self, told: &ownership::Process) {
-        self.stage = match told.stage() {
-            ownership::Stage::Started => Stage::Started,
-            ownership::Stage::Initialised => Stage::Initialised,
-            ownership::Stage::Running => Stage::Running,
-        };
-        self.fenced = std::array::from_fn(|pod| told.fenced_under(pod as u16) as u8);
-        self.proven = told.proven_under() as u8;
-        for shard in 0..SHARDS {
-            match (self.holding[shard], told.holds(shard as u16)) {
-                (Holding::Held, false) => (self.holding[shard], self.next[shard]) = (Holding::Nothing, 0),
-                (Holding::Nothing | Holding::OffsetRead, true) => self.holding[shard] = Holding::Held,
-                (Holding::Held, true) | (Holding::Nothing | Holding::OffsetRead, false) => {}
-            }
-        }
-    }
-
     /// Drops all memory and begins anew.
     fn recover(&mut self, keeps_view: bool) {
         let read = if keeps_view { self.read } else { 0 };
@@ -90,13 +55,7 @@ impl Job {
                 *process = Process::DOWN;
             });
         }
-        let mut told = told(process, pod);
-        if self.is(Mutant::ReleaseWithoutProof) {
-            told.proven(u64::MAX);
-        }
-        if self.is(Mutant::ReleaseInTransaction) {
-            told.in_transaction(false);
-        }
+        let told = self.told(process, pod);
         let view = self.view(world.control.read(process.read), views);
         if process.stage == Stage::Running && process.read < world.control.len() {
             turn.step(Action::ReadRecord(index), |_, process| process.read += 1);
@@ -104,7 +63,7 @@ impl Job {
         if self.is(Mutant::OldFence) && process.stage == Stage::Running {
             turn.fence_early();
         }
-        for step in told.steps(view) {
+        for step in self.must_do(&told, pod, view) {
             turn.ownership(step, &told, view);
         }
         turn.transaction(&told, view);
@@ -168,19 +127,26 @@ impl Turn<'_> {
             ownership::Step::Prove => self.recover(Action::FoundFenced(index), self.fair),
             // The steps of the transaction do it.
             ownership::Step::EndTransaction => {}
-            ownership::Step::Release(release) => {
-                let shards = release.shards.iter().fold(0, |bits, shard| bits | 1 << shard);
-                self.step(Action::Release(index, shards), |world, process| {
-                    told.let_go(&release.shards);
-                    process.take(&told);
-                    world.send_release(Record::Release {
-                        number: release.number as u8,
-                        pod: release.pod as u8,
-                        shards,
-                    });
-                });
-            }
+            ownership::Step::Release(release) => self.release(&release, told),
         }
+    }
+
+    fn release(&mut self, release: &Release, mut told: ownership::Process) {
+        let shards = release.shards.iter().fold(0, |bits, shard| bits | 1 << shard);
+        let record = Record::Release { number: release.number as u8, pod: release.pod as u8, shards };
+        // What is on its way or there already needs only to be waited for and read: to send it again would change nothing.
+        let sent =
+            self.world.releases.iter().any(|other| other == record) || self.world.control.all().contains(&record);
+        let remembers = release.shards.iter().any(|s| self.process().holding[usize::from(*s)] != Holding::Nothing);
+        if sent && !remembers {
+            return;
+        }
+        self.step(Action::Release(self.index, shards), |world, process| {
+            told.let_go(&release.shards);
+            process.take(&told);
+            release.shards.iter().for_each(|shard| process.forget(usize::from(*shard)));
+            world.send_release(record);
+        });
     }
 
     fn init(&mut self, mut told: ownership::Process) {
@@ -420,9 +386,9 @@ impl Turn<'_> {
 }
 
 impl World {
-    /// Sends a release; one that is on its way already says the same.
+    /// Sends a release; one that is on its way already, or there, says the same.
     fn send_release(&mut self, release: Record) {
-        if !self.releases.iter().any(|other| other == release) {
+        if !self.releases.iter().any(|other| other == release) && !self.control.all().contains(&release) {
             self.releases.push(release);
             self.releases.sort();
         }

@@ -16,7 +16,7 @@ const WAITING: usize = 6;
 /// Records of the control topic.
 const CONTROL: usize = 16;
 /// Releases on their way.
-const ON_THE_WAY: usize = 4;
+const ON_THE_WAY: usize = 8;
 
 /// A record of the control topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -14,7 +14,7 @@ pub struct KeyGroupSet {
 }
 
 impl KeyGroupSet {
-    /// True if nothing was inserted.
+    /// True if there is nothing in it.
     pub fn is_empty(&self) -> bool {
         self.words.is_none()
     }
@@ -24,7 +24,7 @@ impl KeyGroupSet {
         self.len
     }
 
-    /// True if `group` was inserted.
+    /// True if `group` is in it.
     #[inline]
     pub fn contains(&self, group: KeyGroup) -> bool {
         let at = usize::from(group.0);
@@ -37,6 +37,18 @@ impl KeyGroupSet {
         let word = &mut self.words.get_or_insert_with(|| Box::new([0; WORDS]))[at / 64];
         self.len += usize::from(*word >> (at % 64) & 1 == 0);
         *word |= 1 << (at % 64);
+    }
+
+    /// Removes the groups of `range`.
+    pub fn remove(&mut self, range: &Range<u16>) {
+        let Some(words) = &mut self.words else { return };
+        for at in range.clone().map(usize::from) {
+            self.len -= usize::from(words[at / 64] >> (at % 64) & 1 == 1);
+            words[at / 64] &= !(1 << (at % 64));
+        }
+        if self.len == 0 {
+            self.words = None;
+        }
     }
 
     /// True if there is a group of `range`.
@@ -64,5 +76,9 @@ mod tests {
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, 4095].map(KeyGroup));
         assert_eq!(set.len(), 4);
         assert!(set.any_in(&(60..64)) && !set.any_in(&(65..4095)));
+        set.remove(&(1..64));
+        assert_eq!(set.iter().collect::<Vec<_>>(), [0, 64, 4095].map(KeyGroup));
+        set.remove(&(0..KEY_GROUPS));
+        assert!(set.is_empty() && set.len() == 0);
     }
 }

@@ -361,6 +361,14 @@ impl Stateful for Deduplicate {
         self.scope.on_applied(commit, stores);
     }
 
+    fn leave(&mut self, shards: &[ShardId]) {
+        self.scope.leave(shards);
+        self.seen.leave(&self.scope, shards);
+        if let Some(held) = &mut self.held {
+            held.timers.leave(&self.scope, shards);
+        }
+    }
+
     fn evict(&mut self, bytes: u64) {
         let all = self.size().bytes.max(1);
         let timers = self.held.as_ref().map_or(0, |held| held.timers.bytes());

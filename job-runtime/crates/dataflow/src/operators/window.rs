@@ -27,6 +27,8 @@ mod emit;
 mod groups;
 mod memory;
 pub(crate) mod partial;
+#[cfg(test)]
+mod resharded;
 mod restore;
 #[cfg(test)]
 mod tests;
@@ -148,6 +150,8 @@ pub struct WindowAggregate {
     restored_closed: i64,
     /// What is stored of both and of the windows, per owned shard. Shards come from workers and pods that had come to different ends.
     notes: BTreeMap<ShardId, Note>,
+    /// Where there are notes of smaller shards that are one now: they go when the whole has its own.
+    parts: BTreeMap<ShardId, Vec<KeyGroup>>,
     /// Changes since the last barrier that are not in `open`: deletes of emitted windows.
     deletes: Changes,
     /// The last commit whose changes were taken, and the last that is in the stores; the numbers wrap around.
@@ -208,6 +212,7 @@ impl WindowAggregate {
             closed_through: NO_WATERMARK,
             restored_closed: NO_WATERMARK,
             notes: owned.iter().map(|&shard| (shard, Note::nothing(shards.groups(shard).end))).collect(),
+            parts: BTreeMap::new(),
             deletes: Changes::default(),
             taken: 0,
             applied: 0,
@@ -316,7 +321,12 @@ impl WindowAggregate {
             let key_group = KeyGroup(groups.start);
             write_state_key(&mut key, key_group, self.uid, NO_WATERMARK);
             note.write(&mut value);
-            changes.of(self.shards, key_group).put(&key, &value);
+            let batch = changes.of(self.shards, key_group);
+            batch.put(&key, &value);
+            for part in self.parts.remove(&shard).unwrap_or_default() {
+                write_state_key(&mut key, part, self.uid, NO_WATERMARK);
+                batch.delete(&key);
+            }
             *stored = note;
         }
     }

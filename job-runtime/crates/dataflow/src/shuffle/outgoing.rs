@@ -23,6 +23,8 @@ pub struct Outgoing {
     view: PodView,
     exchanges: Vec<Exchange>,
     period_ms: u64,
+    /// Nothing is said of event time.
+    mute: bool,
 }
 
 #[derive(Debug)]
@@ -34,13 +36,19 @@ struct Exchange {
     shards: Vec<Shard>,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Shard {
     id: ShardId,
     /// What the shard was told last, and when.
     told: EventTime,
     told_ms: Option<u64>,
     blocks: Vec<(BlockKind, Vec<u8>)>,
+}
+
+impl Shard {
+    fn new(id: ShardId) -> Self {
+        Self { id, told: EventTime::START, told_ms: None, blocks: Vec::new() }
+    }
 }
 
 impl Exchange {
@@ -60,14 +68,28 @@ impl Outgoing {
         shards: &[ShardId],
         workers: usize,
     ) -> Self {
-        let shard = |id: &ShardId| Shard { id: *id, told: EventTime::START, told_ms: None, blocks: Vec::new() };
         let exchange = |(node, uid)| {
-            let (time, shards) = (MinOfInputs::new(workers), shards.iter().map(shard).collect());
+            let (time, shards) = (MinOfInputs::new(workers), shards.iter().copied().map(Shard::new).collect());
             Exchange { node, uid, time, shards }
         };
         let exchanges: Vec<Exchange> = exchanges.map(exchange).collect();
-        let period_ms = (exchanges.len() * shards.len()) as u64 * 1_000 / MARKERS_PER_SECOND;
-        Self { view, exchanges, period_ms }
+        let period_ms = period_ms(exchanges.len() * shards.len());
+        Self { view, exchanges, period_ms, mute: false }
+    }
+
+    /// Between two commits: another assignment is in force, and these shards are other pods' too from now on. Under it each shard is told of
+    /// event time anew; without a `view` of it nothing is said of that (see [`Switch`](super::Switch)).
+    pub fn take_up(&mut self, view: Option<PodView>, lost: &[ShardId]) {
+        for exchange in &mut self.exchanges {
+            exchange.shards.extend(lost.iter().copied().map(Shard::new));
+        }
+        self.period_ms = period_ms(self.exchanges.iter().map(|exchange| exchange.shards.len()).sum());
+        self.mute = view.is_none();
+        if let Some(view) = view {
+            self.view = view;
+            let shards = self.exchanges.iter_mut().flat_map(|exchange| &mut exchange.shards);
+            shards.for_each(|shard| (shard.told, shard.told_ms) = (EventTime::START, None));
+        }
     }
 
     /// A block that is full before the barrier: it goes at once, and says of event time what the shard knows already.
@@ -98,6 +120,9 @@ impl Outgoing {
 
     /// When the next heartbeat is due, if there is one to send.
     pub fn due_ms(&self) -> Option<u64> {
+        if self.mute {
+            return None;
+        }
         let due = |exchange: &Exchange| {
             exchange.shards.iter().filter_map(|shard| exchange.due_ms(shard, self.period_ms)).min()
         };
@@ -111,6 +136,7 @@ impl Outgoing {
             let time = exchange.time.combined();
             for place in 0..exchange.shards.len() {
                 let due = exchange.due_ms(&exchange.shards[place], self.period_ms).is_some_and(|due| due <= now_ms);
+                let (due, time) = if self.mute { (false, exchange.shards[place].told) } else { (due, time) };
                 let blocks = std::mem::take(&mut exchange.shards[place].blocks);
                 if blocks.is_empty() && !due {
                     continue;
@@ -129,6 +155,10 @@ impl Outgoing {
         }
         out
     }
+}
+
+fn period_ms(shards: usize) -> u64 {
+    shards as u64 * 1_000 / MARKERS_PER_SECOND
 }
 
 /// The blocks of each message: at least one message, none beyond [`MESSAGE_BYTES`] unless by a single block.
@@ -236,6 +266,35 @@ mod tests {
         outgoing.take(0, share(EventTime::END, &[]));
         assert!(outgoing.is_due(2_100));
         assert_eq!(sent(&mut outgoing, 2_100).len(), 2_000);
+    }
+
+    #[test]
+    fn under_another_assignment_every_shard_is_told_anew_and_those_that_were_lost_too() {
+        let mut outgoing = outgoing(1, 1);
+        outgoing.take(0, share(at(50), &[]));
+        assert_eq!(sent(&mut outgoing, 0), [(0, 50, vec![])]);
+        let view = PodView { job: 5, assignment: 2, slot: 0, others: vec![1, 2] };
+        outgoing.take_up(Some(view), &[ShardId(3)]);
+        outgoing.take(0, share(at(50), &[(3, 7)]));
+        let messages = outgoing.messages(CommitId(1), 10);
+        let route = |shard| Route { job: 5, exchange: UID, shard };
+        let said = messages.iter().map(|m| decode(route(m.shard), &m.bytes).unwrap());
+        let said: Vec<_> = said.map(|m| (m.assignment, m.time, m.blocks.len())).collect();
+        assert_eq!(said, [(2, at(50), 0), (2, at(50), 1)]);
+    }
+
+    #[test]
+    fn who_lacks_what_an_assignment_gives_it_sends_rows_and_moves_no_time() {
+        let mut outgoing = outgoing(1, 1);
+        outgoing.take(0, share(at(50), &[]));
+        assert_eq!(sent(&mut outgoing, 0), [(0, 50, vec![])]);
+        outgoing.take_up(None, &[ShardId(3)]);
+        outgoing.take(0, share(at(90), &[(0, 1), (3, 7)]));
+        assert!(outgoing.is_due(0), "there are rows");
+        assert_eq!(sent(&mut outgoing, 0), [(0, 50, vec![1]), (3, i64::MIN, vec![7])]);
+        assert!(!outgoing.is_due(10_000) && outgoing.due_ms().is_none());
+        outgoing.take_up(Some(PodView { job: 5, assignment: 3, slot: 0, others: vec![1] }), &[]);
+        assert_eq!(sent(&mut outgoing, 10_000), [(0, 90, vec![]), (3, 90, vec![])]);
     }
 
     #[test]

@@ -6,7 +6,10 @@
 //! # State
 //! Key: state key prefix (the shard's first key group, [`OperatorUid::SHUFFLES`]), then the exchange's uid `u32 BE`.
 //! Value, version 1 (little-endian): `1 | assignment u64 | next offset i64 | senders u16 | per sender: slot u16, idle u8, watermark i64`.
+//! Version 2, if senders have spoken under assignments that the reader has not taken up: `2`, the same, then
+//! `words u16 | per word: slot u16, assignment u64, idle u8, watermark i64`.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use crate::graph::OperatorUid;
@@ -14,7 +17,8 @@ use crate::key::{ShardId, Shards};
 use crate::state::{ShardStore, StateError, state_key_prefix};
 use crate::watermark::{EventTime, MinOfInputs};
 
-const VERSION: u8 = 1;
+const PLAIN: u8 = 1;
+const VERSION: u8 = 2;
 
 /// How far a shard has read an exchange's messages, and what its senders said.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,6 +29,8 @@ pub struct Place {
     pub next_offset: i64,
     /// Last event time of each sender, by slot.
     pub times: BTreeMap<u16, EventTime>,
+    /// By slot: the newest assignment beyond the reader's under which it spoke, and what it said.
+    pub later: BTreeMap<u16, (u64, EventTime)>,
 }
 
 /// A stored place cannot be read.
@@ -62,14 +68,21 @@ impl Place {
 
     /// The stored form.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![if self.later.is_empty() { PLAIN } else { VERSION }];
         out.extend_from_slice(&self.assignment.to_le_bytes());
         out.extend_from_slice(&self.next_offset.to_le_bytes());
         out.extend_from_slice(&(self.times.len() as u16).to_le_bytes());
         for (slot, time) in &self.times {
             out.extend_from_slice(&slot.to_le_bytes());
-            out.push(u8::from(time.idle));
-            out.extend_from_slice(&time.watermark_ms.to_le_bytes());
+            put_time(*time, &mut out);
+        }
+        if !self.later.is_empty() {
+            out.extend_from_slice(&(self.later.len() as u16).to_le_bytes());
+        }
+        for (slot, (assignment, time)) in &self.later {
+            out.extend_from_slice(&slot.to_le_bytes());
+            out.extend_from_slice(&assignment.to_le_bytes());
+            put_time(*time, &mut out);
         }
         out
     }
@@ -79,23 +92,37 @@ impl Place {
     /// # Errors
     /// See [`PlaceError`].
     pub fn decode(value: &[u8]) -> Result<Self, PlaceError> {
-        match value.first() {
-            Some(&VERSION) => {}
+        let has_later = match value.first() {
+            Some(&PLAIN) => false,
+            Some(&VERSION) => true,
             Some(&version) => return Err(PlaceError::Version(version)),
             None => return Err(PlaceError::Damaged),
-        }
+        };
         let rest = &mut &value[1..];
         let (assignment, next_offset) = (u64::from_le_bytes(take(rest)?), i64::from_le_bytes(take(rest)?));
         let count = u16::from_le_bytes(take(rest)?);
-        let mut times = BTreeMap::new();
+        let (mut times, mut later) = (BTreeMap::new(), BTreeMap::new());
         for _ in 0..count {
             let slot = u16::from_le_bytes(take(rest)?);
-            let [idle] = take::<1>(rest)?;
-            let watermark_ms = i64::from_le_bytes(take(rest)?);
-            times.insert(slot, EventTime { watermark_ms, idle: idle != 0 });
+            times.insert(slot, take_time(rest)?);
         }
-        if rest.is_empty() { Ok(Self { assignment, next_offset, times }) } else { Err(PlaceError::Damaged) }
+        let words = if has_later { u16::from_le_bytes(take(rest)?) } else { 0 };
+        for _ in 0..words {
+            let (slot, assignment) = (u16::from_le_bytes(take(rest)?), u64::from_le_bytes(take(rest)?));
+            later.insert(slot, (assignment, take_time(rest)?));
+        }
+        if rest.is_empty() { Ok(Self { assignment, next_offset, times, later }) } else { Err(PlaceError::Damaged) }
     }
+}
+
+fn put_time(time: EventTime, out: &mut Vec<u8>) {
+    out.push(u8::from(time.idle));
+    out.extend_from_slice(&time.watermark_ms.to_le_bytes());
+}
+
+fn take_time(rest: &mut &[u8]) -> Result<EventTime, PlaceError> {
+    let [idle] = take::<1>(rest)?;
+    Ok(EventTime { watermark_ms: i64::from_le_bytes(take(rest)?), idle: idle != 0 })
 }
 
 fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], PlaceError> {
@@ -106,24 +133,37 @@ fn take<const N: usize>(rest: &mut &[u8]) -> Result<[u8; N], PlaceError> {
 
 /// The event time of one shard's senders: the minimum over all other pods of the assignment. Rows always count; what is said about time counts
 /// only under the reader's own assignment: earlier, a sender may have spoken for other source partitions than now, and later ones speak for
-/// partitions that this reader does not know to have moved.
+/// partitions that this reader does not know to have moved. They are kept until it does: a sender does not repeat what has not changed.
 #[derive(Debug)]
 pub(crate) struct SlotTimes {
     assignment: u64,
     slots: Vec<u16>,
     min: MinOfInputs,
     times: BTreeMap<u16, EventTime>,
+    /// As in [`Place::later`].
+    later: BTreeMap<u16, (u64, EventTime)>,
 }
 
 impl SlotTimes {
     /// For the given senders, going on from what was stored.
     pub(crate) fn new(assignment: u64, slots: Vec<u16>, stored: Option<&Place>) -> Self {
         let min = MinOfInputs::new(slots.len());
-        let mut times = Self { assignment, min, times: BTreeMap::new(), slots };
-        for (&slot, &time) in stored.iter().flat_map(|place| &place.times) {
-            times.update(stored.map_or(0, |place| place.assignment), slot, time);
+        let mut times = Self { assignment, min, slots, times: BTreeMap::new(), later: BTreeMap::new() };
+        if let Some(place) = stored {
+            for (&slot, &time) in &place.times {
+                times.update(place.assignment, slot, time);
+            }
+            for (&slot, &(number, time)) in &place.later {
+                times.update(number, slot, time);
+            }
         }
         times
+    }
+
+    /// The reader takes another assignment up: all senders speak anew, and some may have spoken.
+    pub(crate) fn take_up(&mut self, assignment: u64, slots: Vec<u16>) {
+        let place = self.place(0);
+        *self = Self::new(assignment, slots, Some(&place));
     }
 
     pub(crate) fn combined(&self) -> EventTime {
@@ -132,6 +172,16 @@ impl SlotTimes {
 
     /// Takes what a message says; returns the combined event time if that is another one now.
     pub(crate) fn update(&mut self, assignment: u64, slot: u16, time: EventTime) -> Option<EventTime> {
+        if assignment > self.assignment {
+            let known = self.later.entry(slot).or_insert((assignment, time));
+            match assignment.cmp(&known.0) {
+                Ordering::Greater => *known = (assignment, time),
+                Ordering::Equal => {
+                    known.1 = EventTime { watermark_ms: time.watermark_ms.max(known.1.watermark_ms), ..time }
+                }
+                Ordering::Less => {}
+            }
+        }
         if assignment != self.assignment {
             return None;
         }
@@ -143,7 +193,7 @@ impl SlotTimes {
     }
 
     pub(crate) fn place(&self, next_offset: i64) -> Place {
-        Place { assignment: self.assignment, next_offset, times: self.times.clone() }
+        Place { assignment: self.assignment, next_offset, times: self.times.clone(), later: self.later.clone() }
     }
 }
 
@@ -161,10 +211,13 @@ mod tests {
         fn any_place_comes_back_and_no_damage_panics(
             (assignment, next_offset) in any::<(u64, i64)>(),
             times in any::<BTreeMap<u16, (i64, bool)>>(),
+            later in any::<BTreeMap<u16, (u64, (i64, bool))>>(),
             cut in 0usize..60,
         ) {
-            let time = |(slot, (watermark_ms, idle))| (slot, EventTime { watermark_ms, idle });
-            let place = Place { assignment, next_offset, times: times.into_iter().map(time).collect() };
+            let time = |(watermark_ms, idle)| EventTime { watermark_ms, idle };
+            let times = times.into_iter().map(|(slot, said)| (slot, time(said))).collect();
+            let later = later.into_iter().map(|(slot, (number, said))| (slot, (number, time(said)))).collect();
+            let place = Place { assignment, next_offset, times, later };
             let bytes = place.encode();
             prop_assert_eq!(Place::decode(&bytes), Ok(place));
             prop_assert!(cut >= bytes.len() || Place::decode(&bytes[..cut]).is_err());
@@ -173,10 +226,16 @@ mod tests {
 
     #[test]
     fn the_layout_is_pinned_and_a_newer_one_is_refused() {
-        let place = Place { assignment: 1, next_offset: 258, times: BTreeMap::from([(3, at(5))]) };
+        let mut place =
+            Place { assignment: 1, next_offset: 258, times: BTreeMap::from([(3, at(5))]), later: BTreeMap::new() };
         let expected = [1, 1, 0, 0, 0, 0, 0, 0, 0, 2, 1, 0, 0, 0, 0, 0, 0, 1, 0, 3, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0];
         assert_eq!(place.encode(), expected);
-        assert_eq!(Place::decode(&[2]), Err(PlaceError::Version(2)));
+        place.later.insert(4, (2, at(6)));
+        let mut with_a_word = expected.to_vec();
+        with_a_word[0] = 2;
+        with_a_word.extend([1, 0, 4, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0, 6, 0, 0, 0, 0, 0, 0, 0]);
+        assert_eq!(place.encode(), with_a_word);
+        assert_eq!(Place::decode(&[3]), Err(PlaceError::Version(3)));
         let key = Place::key(Shards::new(2).unwrap(), ShardId(1), OperatorUid(0x0a0b_0c0d));
         assert_eq!(key, [8, 0, 0, 0, 0, 2, 10, 11, 12, 13]);
     }
@@ -212,6 +271,33 @@ mod tests {
         assert_eq!(next.update(1, 1, at(60)), None, "said under the old one");
         assert_eq!(next.update(2, 1, at(60)), None);
         assert_eq!(next.update(2, 3, at(30)), Some(at(30)));
+    }
+
+    #[test]
+    fn what_is_said_under_a_later_assignment_is_kept_until_that_is_taken_up() {
+        let mut times = SlotTimes::new(1, vec![1, 2], None);
+        times.update(1, 1, at(50));
+        times.update(1, 2, at(20));
+        times.update(2, 2, at(70));
+        times.update(2, 2, at(60));
+        times.update(3, 3, at(40));
+        times.update(2, 3, at(90));
+        // A process that ends now has read these words, and they are not said again.
+        let place = times.place(12);
+        let again = SlotTimes::new(2, vec![1, 2], Some(&Place::decode(&place.encode()).unwrap()));
+        assert_eq!((again.combined(), again.place(12).times), (EventTime::START, BTreeMap::from([(2, at(70))])));
+        times.take_up(2, vec![1, 2]);
+        assert_eq!(times.combined(), EventTime::START, "what was said under the old one moves nothing");
+        assert_eq!(times.update(2, 1, at(80)), Some(at(70)));
+        times.take_up(3, vec![3]);
+        assert_eq!(times.combined(), at(40));
+    }
+
+    #[test]
+    fn who_is_alone_waits_for_nobody() {
+        let mut times = SlotTimes::new(1, vec![1, 2], None);
+        times.update(1, 1, at(50));
+        let place = times.place(12);
         assert_eq!(SlotTimes::new(3, vec![], Some(&place)).combined(), EventTime::END, "nobody is left to wait for");
     }
 }

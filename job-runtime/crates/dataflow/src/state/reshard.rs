@@ -5,8 +5,9 @@
 //! - The engine's own (uids below [`OperatorUid::FIRST_FREE`]): where sources stood, tickets of sinks, places in shuffle topics. They mean
 //!   something in one job only and stay behind; a savepoint has the positions beside the state.
 //! - An operator's note of its shard, at the shard's first key group (behind the prefix a window aggregate's has eight zero bytes, that of keyed
-//!   state one): each new shard that begins within the old one has it at its own first key group. What it says of windows or timers without
-//!   entries there does no harm.
+//!   state one, which no other entry of theirs has): each new shard that begins within the old one has it at its own first key group. What it says
+//!   of windows or timers without entries there does no harm. A note elsewhere in the shard stays behind: it is of a shard that has become part
+//!   of this one, and says what was true before that. The whole has its own note from its first barrier on, and there is no savepoint before one.
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -25,9 +26,9 @@ pub fn reshard<'a>(key: &'a [u8], old: &Range<u16>, new: &Range<u16>) -> Option<
     if uid < OperatorUid::FIRST_FREE {
         return None;
     }
-    if NOTES.contains(&user) && group == old.start {
+    if NOTES.contains(&user) {
         let begin = old.start.max(new.start);
-        return (begin < old.end.min(new.end)).then(|| {
+        return (group == old.start && begin < old.end.min(new.end)).then(|| {
             let mut moved = key.to_vec();
             moved[..2].copy_from_slice(&begin.to_be_bytes());
             Cow::Owned(moved)
@@ -66,8 +67,16 @@ mod tests {
             assert_eq!(at(0..512), Some(key(256, 20, kind)), "in the middle of a larger one");
             assert_eq!((at(0..256), at(512..768)), (None, None));
         }
-        let user = key(300, 20, NOTES[0]);
-        assert_eq!(reshard(&user, &(256..512), &(256..384)).as_deref(), Some(user.as_slice()), "not a note's place");
+    }
+
+    #[test]
+    fn a_note_of_a_shard_that_has_become_part_of_a_larger_one_stays_behind() {
+        for kind in NOTES {
+            let part = key(256, 20, kind);
+            for new in [0..256, 256..512, 0..512, 0..4096] {
+                assert_eq!(reshard(&part, &(0..512), &new), None, "{new:?}");
+            }
+        }
     }
 
     #[test]

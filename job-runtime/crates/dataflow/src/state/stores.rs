@@ -16,13 +16,9 @@ pub struct Stores {
 impl Stores {
     /// Of a job with `shards` shards.
     pub fn new(shards: Shards, stores: Vec<Box<dyn ShardStore>>) -> Self {
-        let mut place = vec![None; usize::from(shards.count())];
-        for (index, store) in stores.iter().enumerate() {
-            if let Some(place) = place.get_mut(usize::from(store.shard().0)) {
-                *place = Some(index);
-            }
-        }
-        Self { shards, stores, place }
+        let mut stores = Self { shards, stores, place: vec![None; usize::from(shards.count())] };
+        stores.leave(&[]);
+        stores
     }
 
     /// The job's shards.
@@ -39,6 +35,19 @@ impl Stores {
         match self.place.get(usize::from(shard.0)) {
             Some(Some(place)) => Ok(self.stores[*place].as_ref()),
             Some(None) | None => Err(not_owned(shard)),
+        }
+    }
+
+    /// Gives up the stores of these shards.
+    pub fn leave(&mut self, shards: &[ShardId]) {
+        for mut store in self.stores.extract_if(.., |store| shards.contains(&store.shard())) {
+            store.leave();
+        }
+        self.place.fill(None);
+        for (index, store) in self.stores.iter().enumerate() {
+            if let Some(place) = self.place.get_mut(usize::from(store.shard().0)) {
+                *place = Some(index);
+            }
         }
     }
 

@@ -2,6 +2,9 @@
 //!
 //! Owns the order of things and a commit log in memory. A job has one pod or several; each commits alone, and a crash drops all workers of one.
 //! Stores may be behind the log, and are brought up from it as the runtime does. What comes out is only what was committed.
+//! Shards pass from pod to pod meanwhile (`rescale`).
+
+mod rescale;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -14,7 +17,7 @@ use crate::exchange::{ports, ports_of_pod};
 use crate::graph::{JobGraph, NodeId, NodeKind};
 use crate::key::{KeyGroup, ShardId, Shards};
 use crate::shuffle::outgoing::Outgoing;
-use crate::shuffle::{self, Gate, OTHER_POD, Place, PodView, ShuffleConfig, ShuffleMessage, ShuffleReader};
+use crate::shuffle::{self, Gate, OTHER_POD, Place, ShuffleBlock, ShuffleConfig, ShuffleReader, Switch};
 use crate::sink::SinkPayload;
 use crate::source::{PartitionId, Reached, SourcePartition, SourcePosition};
 use crate::state::{ChangeBatch, LogOffset, ShardStore};
@@ -79,6 +82,8 @@ pub struct Harness {
     pub commit_once_in: usize,
     /// A pod crashes once in so many turns (0: never).
     pub crash_once_in: usize,
+    /// Shards pass between pods once in so many turns (0: never), a few times in a run.
+    pub rescale_once_in: usize,
     /// How many bytes of state a worker keeps in memory; 0 for nothing but what has just changed.
     pub state_budget: u64,
 }
@@ -94,6 +99,10 @@ pub struct Outcome {
     pub commits: usize,
     /// How many crashes there were.
     pub crashes: usize,
+    /// How often shards were distributed anew, and how many processes took that up without a start.
+    pub rescales: usize,
+    /// See `rescales`.
+    pub taken_up: usize,
     /// How many messages went between pods.
     pub messages: usize,
     /// Committed dead letters.
@@ -116,8 +125,10 @@ struct Durable {
     positions: BTreeMap<(NodeId, PartitionId), Reached>,
     output: BTreeMap<NodeId, Vec<RecordBatch>>,
     letters: Vec<String>,
-    /// The pod of each shard.
+    /// The pod of each shard, under the assignment in force.
     pod_of: Vec<u16>,
+    assignment: u64,
+    taken_up: usize,
     shuffle: ShuffleLog,
     /// Which pods have made their last commit.
     finished: Vec<bool>,
@@ -128,8 +139,15 @@ struct Process {
     pod: u16,
     workers: Vec<Worker>,
     outgoing: Outgoing,
-    /// Messages that did not wait for their commit's barrier.
-    early: BTreeMap<CommitId, Vec<ShuffleMessage>>,
+    /// The worker of each shard.
+    owner: Arc<[usize]>,
+    /// The assignment that it works under.
+    assignment: u64,
+    /// To be taken up with the next commit; with this one.
+    due: Option<Arc<Switch>>,
+    switching: Option<(CommitId, Arc<Switch>)>,
+    /// Rows that did not wait for their commit's barrier.
+    early: BTreeMap<CommitId, Vec<ShuffleBlock>>,
     begun: CommitId,
     /// Shares and output of commits that are not in the log yet.
     shares: BTreeMap<CommitId, Vec<WorkerCommit>>,
@@ -163,6 +181,8 @@ impl Harness {
             output: BTreeMap::new(),
             letters: Vec::new(),
             pod_of: self.shards.all().map(|_| random.below(usize::from(self.pods)) as u16).collect(),
+            assignment: 1,
+            taken_up: 0,
             shuffle: ShuffleLog::default(),
             finished: vec![false; usize::from(self.pods)],
         };
@@ -171,7 +191,8 @@ impl Harness {
         let mut outcome = Outcome::default();
         for _turn in 0..400_000 * usize::from(self.pods) {
             let told = pods.iter().flat_map(|process| &process.untold).all(VecDeque::is_empty);
-            if told && durable.finished.iter().all(|&finished| finished) {
+            let settled = pods.iter().all(|process| process.has_all(&durable));
+            if told && settled && durable.finished.iter().all(|&finished| finished) {
                 let workers = pods.iter().flat_map(|process| &process.workers);
                 for node in workers.flat_map(|w| w.progress().nodes) {
                     outcome.late_dropped += node.late_dropped;
@@ -180,6 +201,7 @@ impl Harness {
                 }
                 outcome.commits = durable.log.len();
                 outcome.messages = durable.shuffle.len();
+                outcome.taken_up = durable.taken_up;
                 outcome.output = durable.output;
                 outcome.letters = durable.letters;
                 outcome.disks = durable.disks;
@@ -188,8 +210,20 @@ impl Harness {
             let pod = random.below(pods.len());
             if random.once_in(self.crash_once_in) {
                 outcome.crashes += 1;
-                pods[pod] = self.start(pod as u16, &durable, &mut random)?;
+                self.restart(pod, &mut pods, &durable, &mut random)?;
                 continue;
+            }
+            if settled && outcome.rescales < rescale::MOST && random.once_in(self.rescale_once_in) {
+                outcome.rescales += 1;
+                durable.rescale(self.pods, &mut random);
+            }
+            match self.next(pod, &pods, &durable) {
+                rescale::Next::GoOn => {}
+                rescale::Next::Switch(switch) => pods[pod].due = Some(switch),
+                rescale::Next::Start => {
+                    self.restart(pod, &mut pods, &durable, &mut random)?;
+                    continue;
+                }
             }
             pods[pod].turn(self, &mut durable, &mut random)?;
         }
@@ -211,7 +245,7 @@ impl Harness {
         let seat = |&of: &u16| if of == pod { random.below(workers) } else { OTHER_POD };
         let owner: Arc<[usize]> = durable.pod_of.iter().map(seat).collect();
         let gate = Arc::new(Gate::new(random.below(5) as u64, wakes.clone()));
-        let view = PodView { job: 1, assignment: 1, slot: pod, others: (0..self.pods).filter(|p| *p != pod).collect() };
+        let view = self.view(pod, durable);
         let mut made = Vec::with_capacity(workers);
         for (index, exchange) in ports.into_iter().enumerate() {
             let sinks = self.graph.nodes.iter().filter(|n| matches!(n.kind, NodeKind::Sink(_)));
@@ -241,6 +275,10 @@ impl Harness {
         let elsewhere: Vec<ShardId> = self.shards.all().filter(elsewhere).collect();
         Ok(Process {
             pod,
+            owner,
+            assignment: durable.assignment,
+            due: None,
+            switching: None,
             outgoing: Outgoing::new(view, shuffle::exchanges(&self.graph), &elsewhere, workers),
             early: BTreeMap::new(),
             untold: made.iter().map(|_| VecDeque::new()).collect(),
@@ -256,7 +294,7 @@ impl Harness {
         })
     }
 
-    /// A worker's source partitions: they go to the owners of their key groups, or else round the pods, then round a pod's workers.
+    /// A worker's source partitions: each is its shard's pod's. They go to the owners of their key groups, or else round a pod's workers.
     fn partitions(
         &self,
         pod: usize,
@@ -266,12 +304,16 @@ impl Harness {
         strict: bool,
         random: &mut Random,
     ) -> Vec<(NodeId, Box<dyn SourcePartition>)> {
-        let pods = usize::from(self.pods);
+        let pod_of = |number| usize::from(durable.pod_of[usize::from(self.shard_of_source(number).0)]);
         let mut sources: Vec<(NodeId, Box<dyn SourcePartition>)> = Vec::new();
         for source in &self.sources {
+            let shard_of = |number: usize| match source.groups.get(number) {
+                Some(group) => self.shards.shard_of(*group),
+                None => self.shard_of_source(number),
+            };
             let is_own = |number: usize| match source.groups.get(number) {
-                Some(group) => owner[usize::from(self.shards.shard_of(*group).0)] == index,
-                None => number % pods == pod && number / pods % workers == index,
+                Some(_) => owner[usize::from(shard_of(number).0)] == index,
+                None => pod_of(number) == pod && number % workers == index,
             };
             for (number, batches) in source.partitions.iter().enumerate().filter(|(number, _)| is_own(*number)) {
                 let id = PartitionId(number.to_string());
@@ -280,7 +322,7 @@ impl Harness {
                 let position = reached.map(|reached| &reached.position);
                 let partition = VecPartition::new(&id.0, Arc::clone(batches), position, pending_every);
                 let partition = partition.after(reached.and_then(|reached| reached.watermark_ms));
-                let partition = partition.in_group(source.groups.get(number).copied());
+                let partition = partition.with_shard(shard_of(number)).in_group(source.groups.get(number).copied());
                 sources.push((source.node, Box::new(partition.with_letters())));
             }
         }
@@ -335,7 +377,13 @@ impl Process {
         if self.begun.0 < self.committed.0 + 2 && (all_idle || random.once_in(harness.commit_once_in)) {
             self.begun = self.begun.next();
             let begun = self.begun;
-            self.workers.iter_mut().for_each(|worker| worker.begin_commit(begun));
+            match self.due.take_if(|_| self.switching.is_none()) {
+                Some(switch) => {
+                    self.workers.iter_mut().for_each(|worker| worker.begin_switch(begun, Arc::clone(&switch)));
+                    self.switching = Some((begun, switch));
+                }
+                None => self.workers.iter_mut().for_each(|worker| worker.begin_commit(begun)),
+            }
             self.idle.fill(false);
         }
         let index = random.below(self.workers.len());
@@ -352,7 +400,7 @@ impl Process {
                 }
                 WorkerEvent::Block { commit, block } => {
                     assert!(commit > self.committed, "rows of a commit that is in the log already");
-                    self.early.entry(commit).or_default().extend(self.outgoing.full_block(block, commit));
+                    self.early.entry(commit).or_default().push(block);
                 }
                 WorkerEvent::Commit(share) => self.shares.entry(share.id).or_default().push(share),
             }
@@ -367,6 +415,7 @@ impl Process {
             // As in a pod: whoever tells a worker something wakes it.
             self.woken[told].store(true, Ordering::SeqCst);
         }
+        self.end_switch();
         Ok(())
     }
 
@@ -376,6 +425,9 @@ impl Process {
         durable.finished[usize::from(self.pod)] = shares.iter().all(|share| share.finished);
         let offset = LogOffset(durable.log.len() as i64);
         let mut record = LogRecord::new();
+        let early = self.early.remove(&id).unwrap_or_default().into_iter();
+        let early = early.map(|block| self.outgoing.full_block(block, id).expect("it goes to a shard of another pod"));
+        durable.shuffle.append(early.collect());
         for mut share in shares {
             self.outgoing.take(share.worker, std::mem::take(&mut share.shuffles));
             durable.positions.extend(share.positions.into_iter().map(|(node, id, reached)| ((node, id), reached)));
@@ -392,8 +444,8 @@ impl Process {
                 }
             }
         }
-        durable.shuffle.append(self.early.remove(&id).unwrap_or_default());
         durable.shuffle.append(self.outgoing.messages(id, 0));
+        self.switched(id, durable);
         self.committed = id;
         self.untold.iter_mut().for_each(|untold| untold.push_back((id, offsets.clone())));
     }

@@ -16,6 +16,7 @@ use crate::worker::{CommitId, WorkerCommit, WorkerError, WorkerEvent};
 struct Running {
     id: CommitId,
     positions: Vec<(NodeId, PartitionId, Reached)>,
+    left: Vec<(NodeId, PartitionId)>,
     shuffles: Vec<ShuffleShare>,
     rows_in: u64,
     /// Stream operators that the barrier has not passed.
@@ -80,10 +81,17 @@ impl Commits {
         self.rows_in += rows;
     }
 
-    pub(super) fn begin(&mut self, id: CommitId, positions: Vec<(NodeId, PartitionId, Reached)>, nodes: usize) {
+    pub(super) fn begin(
+        &mut self,
+        id: CommitId,
+        positions: Vec<(NodeId, PartitionId, Reached)>,
+        left: Vec<(NodeId, PartitionId)>,
+        nodes: usize,
+    ) {
         let rows_in = std::mem::take(&mut self.rows_in);
         let (shuffles, changes) = (Vec::new(), BTreeMap::new());
-        self.running.push_back(Running { id, positions, shuffles, rows_in, remaining: nodes, finished: true, changes });
+        let (remaining, finished) = (nodes, true);
+        self.running.push_back(Running { id, positions, left, shuffles, rows_in, remaining, finished, changes });
         self.next = id.next();
     }
 
@@ -137,6 +145,7 @@ impl Commits {
             worker: self.worker,
             changes,
             positions: done.positions,
+            left: done.left,
             shuffles: done.shuffles,
             rows_in: done.rows_in,
             finished: done.finished,

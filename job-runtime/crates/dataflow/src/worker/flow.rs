@@ -17,6 +17,7 @@ use crate::state::{ChangeBatch, Stores};
 use crate::watermark::{EventTime, MinOfInputs};
 use crate::worker::busy::Busy;
 use crate::worker::commits::Commits;
+use crate::worker::switch::Switching;
 use crate::worker::{CommitId, NodeProgress, WorkerError};
 
 /// Changes of this many bytes always have room, however small the budget.
@@ -94,7 +95,7 @@ impl Role {
         }
     }
 
-    fn stateful_mut(&mut self) -> Option<&mut dyn Stateful> {
+    pub(super) fn stateful_mut(&mut self) -> Option<&mut dyn Stateful> {
         match self {
             Self::Window(window) => Some(window.as_mut()),
             Self::Deduplicate(deduplicate) => Some(deduplicate.as_mut()),
@@ -150,6 +151,10 @@ pub(super) struct Flow {
     /// Closed while sources must not be read.
     pub(super) gate: Arc<Gate>,
     pub(super) stores: Stores,
+    /// The worker of each shard.
+    pub(super) owner: Arc<[usize]>,
+    /// Shards that are being given up.
+    pub(super) switching: Option<Switching>,
     /// How many bytes of state should be in memory at most.
     pub(super) state_budget: u64,
     pub(super) busy: Busy,
@@ -205,7 +210,11 @@ impl Flow {
                 (Some(_), Element::Batch(_)) | (None, _) => {}
             }
             let sent = exchange.senders.iter_mut().try_for_each(|sender| sender.send(element.clone()));
-            return sent.map_err(|peer| WorkerError::peer(&node.name, peer));
+            sent.map_err(|peer| WorkerError::peer(&node.name, peer))?;
+            if let Element::Barrier(id) = element {
+                self.redirect(port.node, id);
+            }
+            return Ok(());
         }
         match element {
             Element::Batch(batch) => self.on_batch(port.node, batch),
@@ -336,6 +345,7 @@ impl Flow {
             Role::Source | Role::Calc(_) | Role::LocalExchange(_) | Role::Exchange(_) | Role::Union => {}
         }
         self.give_out(index, payloads);
+        self.leave(index, id);
         let node = &mut self.nodes[index];
         node.interval = id.next();
         let at_end = node.time.combined().is_end();

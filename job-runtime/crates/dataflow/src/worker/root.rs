@@ -10,14 +10,13 @@ use crate::batch::{Batch, Element};
 use crate::columns::native_values;
 use crate::exchange::QueueReceiver;
 use crate::graph::{NodeId, SourceNode};
-use crate::key::{KeyGroup, ShardId};
+use crate::key::KeyGroup;
 use crate::operators::calc;
 use crate::source::{PartitionId, Reached, SourcePartition, SourcePoll};
-use crate::state::ChangeBatch;
 use crate::watermark::{END_OF_TIME, SourceWatermarks};
 use crate::worker::flow::{Flow, Reach};
 use crate::worker::shuffled::ShuffleInput;
-use crate::worker::{CommitId, WorkerError};
+use crate::worker::{CommitId, WorkerError, is_elsewhere};
 
 /// How many elements one queue gives per step, so that no other root waits long.
 const ELEMENTS_PER_STEP: usize = 8;
@@ -51,7 +50,7 @@ pub(super) struct SourceInput {
 pub(super) struct Partition {
     /// Where the state of its rows' keys lies, if the plan relies on the partitions.
     group: Option<KeyGroup>,
-    /// `None` if the source is growing, the partition is at its end, and the commit with its last position is begun.
+    /// `None` if the commit with its last position is begun: the source is growing and the partition at its end, or it is another pod's now.
     source: Option<Box<dyn SourcePartition>>,
     ended: bool,
     /// It may stand elsewhere than at the last commit.
@@ -76,10 +75,9 @@ impl Root {
     fn take(&mut self, flow: &mut Flow, max_rows: usize, now_ms: u64) -> Result<bool, WorkerError> {
         match &mut self.input {
             Input::Source(source) => source.run(self.node, &self.reach, flow, max_rows, now_ms),
-            Input::Exchange(queues, None) => drain(queues, self.node, &self.reach, flow, &mut Vec::new),
+            Input::Exchange(queues, None) => drain(queues, self.node, &self.reach, flow, None),
             Input::Exchange(queues, Some(shuffle)) => {
-                // Nothing is read between a barrier's injection and its passing: what is taken then is the place at the barrier.
-                let moved = drain(queues, self.node, &self.reach, flow, &mut || shuffle.changes())?;
+                let moved = drain(queues, self.node, &self.reach, flow, Some(shuffle.as_mut()))?;
                 Ok(shuffle.run(self.node, &self.reach, flow)? | moved)
             }
         }
@@ -100,6 +98,17 @@ impl Root {
         match &mut self.input {
             Input::Source(source) => source.take_moved(node),
             Input::Exchange(_, shuffle) => shuffle.iter().flat_map(|shuffle| shuffle.positions(node)).collect(),
+        }
+    }
+
+    /// Gives up what belongs to other pods from the commit on that is being begun; returns the source partitions among it.
+    pub(super) fn leave(&mut self, owner: &[usize]) -> Vec<(NodeId, PartitionId)> {
+        match &mut self.input {
+            Input::Source(source) => source.leave(NodeId(self.node as u32), owner),
+            Input::Exchange(_, shuffle) => {
+                shuffle.iter_mut().for_each(|shuffle| shuffle.leave(owner));
+                Vec::new()
+            }
         }
     }
 
@@ -131,15 +140,12 @@ impl Root {
     }
 }
 
-/// State changes that the node itself makes when a barrier passes it.
-type Changes<'a> = &'a mut dyn FnMut() -> Vec<(ShardId, ChangeBatch)>;
-
 fn drain(
     queues: &mut [QueueReceiver],
     node: usize,
     reach: &Reach,
     flow: &mut Flow,
-    changes: Changes<'_>,
+    mut shuffle: Option<&mut ShuffleInput>,
 ) -> Result<bool, WorkerError> {
     let mut moved = false;
     for _ in 0..ELEMENTS_PER_STEP {
@@ -163,7 +169,10 @@ fn drain(
                 }
                 Element::Barrier(id) => {
                     if flow.nodes[node].alignment.arrive(from) {
-                        flow.pass_with(node, id, changes())?;
+                        match shuffle.as_deref_mut() {
+                            Some(shuffle) => shuffle.pass(node, id, flow)?,
+                            None => flow.pass(node, id)?,
+                        }
                     }
                 }
             }
@@ -192,6 +201,21 @@ impl SourceInput {
             }
         }
         out
+    }
+
+    /// Drops the partitions of shards of other pods: where they stand is told. They hold no time back.
+    fn leave(&mut self, node: NodeId, owner: &[usize]) -> Vec<(NodeId, PartitionId)> {
+        let mut left = Vec::new();
+        for (index, partition) in self.partitions.iter_mut().enumerate() {
+            let is_lost =
+                |source: &mut Box<dyn SourcePartition>| source.shard().is_some_and(|shard| is_elsewhere(owner, shard));
+            if let Some(source) = partition.source.take_if(is_lost) {
+                left.push((node, source.id().clone()));
+                (partition.ended, partition.moved) = (true, false);
+                self.times.on_end(index);
+            }
+        }
+        left
     }
 
     fn add(&mut self, source: Box<dyn SourcePartition>) {

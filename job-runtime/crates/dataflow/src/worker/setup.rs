@@ -56,6 +56,8 @@ pub(super) fn build(mut config: WorkerConfig) -> Result<Worker, WorkerError> {
         commits: Commits::new(config.index),
         gate: config.gate,
         stores: Stores::new(config.shards, config.stores),
+        owner: config.owner,
+        switching: None,
         state_budget: config.state_budget,
         busy: Busy::default(),
     };
@@ -260,7 +262,7 @@ fn shuffle_input(node: &Node, config: &mut WorkerConfig) -> Result<Option<Box<Sh
         let stored = Place::stored(store.as_ref(), config.shards, node.uid);
         let stored = stored.map_err(|source| WorkerError::Place { operator: node.name.clone(), shard, source })?;
         let times = SlotTimes::new(shuffle.view.assignment, shuffle.view.others.clone(), stored.as_ref());
-        inbound.push(Inbound::new(reader, times));
+        inbound.push(Inbound::new(config.workers + inbound.len(), reader, times));
     }
     let (job, gate) = (shuffle.view.job, Arc::clone(&config.gate));
     if inbound.len() != owned(config).len() {
@@ -301,9 +303,9 @@ fn node_state(node: &Node, role: Role, config: &WorkerConfig, shuffle: Option<&S
         ) => (node.inputs.len(), node.inputs.len()),
     };
     let mut time = MinOfInputs::new(inputs);
-    for (place, inbound) in shuffle.iter().flat_map(|shuffle| shuffle.inbound.iter().enumerate()) {
+    for inbound in shuffle.iter().flat_map(|shuffle| &shuffle.inbound) {
         // What is stored is not news: the queues say nothing yet.
-        let _ = time.update(config.workers + place, inbound.time());
+        let _ = time.update(inbound.input, inbound.time());
     }
     NodeState {
         id: node.id,

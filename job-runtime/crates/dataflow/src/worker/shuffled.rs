@@ -16,7 +16,7 @@ use crate::source::{PartitionId, Reached, SourcePosition};
 use crate::state::ChangeBatch;
 use crate::watermark::EventTime;
 use crate::worker::flow::{Flow, Reach};
-use crate::worker::{CommitId, WorkerError};
+use crate::worker::{CommitId, WorkerError, is_elsewhere};
 
 /// How many messages one reader gives per step.
 const MESSAGES_PER_STEP: usize = 4;
@@ -30,7 +30,7 @@ pub(super) struct ShuffleInput {
     /// Of partial aggregates, if a window is behind the exchange.
     pub(super) partial: Option<SchemaRef>,
     pub(super) keys: KeyEncoder,
-    /// Number of the exchange's queues: this is the next input.
+    /// Number of the exchange's queues: this is the next input for barriers.
     pub(super) queues: usize,
     pub(super) inbound: Vec<Inbound>,
     pub(super) gate: Arc<Gate>,
@@ -40,6 +40,8 @@ pub(super) struct ShuffleInput {
 
 /// One shard.
 pub(super) struct Inbound {
+    /// Its input for event time.
+    pub(super) input: usize,
     reader: Box<dyn ShuffleReader>,
     times: SlotTimes,
     /// Where the last barrier found it.
@@ -47,18 +49,22 @@ pub(super) struct Inbound {
     lagging: bool,
     /// Not all is taken that was there at the start.
     catching_up: bool,
+    /// The pod does not read all of its sources: nobody can say how far time is.
+    standing: bool,
+    /// It is another pod's behind the barrier that was injected last.
+    leaving: bool,
 }
 
 impl Inbound {
-    pub(super) fn new(reader: Box<dyn ShuffleReader>, times: SlotTimes) -> Self {
+    pub(super) fn new(input: usize, reader: Box<dyn ShuffleReader>, times: SlotTimes) -> Self {
         let noted = reader.next_offset();
         let catching_up = !reader.caught_up();
-        Self { reader, times, noted, lagging: false, catching_up }
+        Self { input, reader, times, noted, lagging: false, catching_up, standing: false, leaving: false }
     }
 
     /// Event time of the shard's senders.
     pub(super) fn time(&self) -> EventTime {
-        if self.catching_up { EventTime::START } else { self.times.combined() }
+        if self.catching_up || self.standing { EventTime::START } else { self.times.combined() }
     }
 }
 
@@ -71,9 +77,16 @@ impl ShuffleInput {
         self.barriers.is_empty()
     }
 
+    /// Shards of other pods are given up at the barrier that is being injected; their places are told for the last time.
+    pub(super) fn leave(&mut self, owner: &[usize]) {
+        for inbound in &mut self.inbound {
+            inbound.leaving |= is_elsewhere(owner, inbound.reader.shard());
+        }
+    }
+
     /// Where the readers stand.
     pub(super) fn positions(&self, node: NodeId) -> impl Iterator<Item = (NodeId, PartitionId, Reached)> {
-        self.inbound.iter().map(move |inbound| {
+        self.inbound.iter().filter(|inbound| !inbound.leaving).map(move |inbound| {
             let (partition, reader) = (inbound.reader.shard().0, &inbound.reader);
             let (topic, next_offset) = (reader.topic().to_owned(), reader.next_offset());
             let position = SourcePosition::Kafka { topic, partition: i32::from(partition), next_offset };
@@ -82,8 +95,33 @@ impl ShuffleInput {
         })
     }
 
+    /// The barrier is there from all sides. Nothing is read between its injection and this: what is taken now is the place at the barrier.
+    pub(super) fn pass(&mut self, node: usize, id: CommitId, flow: &mut Flow) -> Result<(), WorkerError> {
+        let changes = self.changes();
+        flow.pass_with(node, id, changes)?;
+        let Some(switch) = flow.switch_at(id).map(|switching| Arc::clone(&switching.switch)) else { return Ok(()) };
+        let gate = &self.gate;
+        let gone = self.inbound.extract_if(.., |inbound| inbound.leaving).map(|mut inbound| {
+            gate.report(&mut inbound.lagging, 0);
+            (inbound.input, EventTime::END)
+        });
+        let mut times: Vec<(usize, EventTime)> = gone.collect();
+        for inbound in &mut self.inbound {
+            inbound.standing = switch.view.is_none();
+            if let Some(view) = &switch.view {
+                inbound.times.take_up(view.assignment, view.others.clone());
+            }
+            times.push((inbound.input, inbound.time()));
+        }
+        // At once: what comes behind the barrier must not move time by what was said before it.
+        match flow.nodes[node].time.replace(times.into_iter()) {
+            Some(time) => flow.advance(node, time),
+            None => Ok(()),
+        }
+    }
+
     /// The places that have changed since the last barrier, as state of their shards.
-    pub(super) fn changes(&mut self) -> Vec<(ShardId, ChangeBatch)> {
+    fn changes(&mut self) -> Vec<(ShardId, ChangeBatch)> {
         let moved = self.inbound.iter_mut().filter(|inbound| inbound.noted != inbound.reader.next_offset());
         let change = |inbound: &mut Inbound| {
             let (shard, next_offset) = (inbound.reader.shard(), inbound.reader.next_offset());
@@ -102,8 +140,7 @@ impl ShuffleInput {
             let Some(id) = self.barriers.pop_front() else { break };
             moved = true;
             if flow.nodes[node].alignment.arrive(self.queues) {
-                let changes = self.changes();
-                flow.pass_with(node, id, changes)?;
+                self.pass(node, id, flow)?;
             }
         }
         if !self.barriers.is_empty() {
@@ -165,8 +202,8 @@ impl ShuffleInput {
             flow.emit(node, Element::Batch(batch))?;
         }
         if let Some(time) = inbound.times.update(message.assignment, message.slot, message.time)
-            && !inbound.catching_up
-            && let Some(time) = flow.nodes[node].time.update(self.queues + place, time)
+            && !(inbound.catching_up || inbound.standing)
+            && let Some(time) = flow.nodes[node].time.update(inbound.input, time)
         {
             flow.advance(node, time)?;
         }
@@ -180,7 +217,7 @@ impl ShuffleInput {
             return Ok(false);
         }
         inbound.catching_up = false;
-        if let Some(time) = flow.nodes[node].time.update(self.queues + place, inbound.time()) {
+        if let Some(time) = flow.nodes[node].time.update(inbound.input, inbound.time()) {
             flow.advance(node, time)?;
         }
         Ok(true)

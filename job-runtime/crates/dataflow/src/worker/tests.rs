@@ -1,6 +1,7 @@
 //! The promises of a worker, on whole jobs: exactly what an oracle says comes out, whatever the order, the commits and the crashes.
 
 mod distributed;
+mod switches;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -200,6 +201,7 @@ struct Case {
     max_workers: usize,
     queue_capacity: usize,
     commit_once_in: usize,
+    rescale_once_in: usize,
     crash_once_in: usize,
     state_budget: u64,
 }
@@ -229,6 +231,7 @@ fn check(seed: u64, case: &Case) -> Outcome {
         queue_capacity: case.queue_capacity,
         max_rows: 1 + random.below(50),
         commit_once_in: case.commit_once_in,
+        rescale_once_in: case.rescale_once_in,
         crash_once_in: case.crash_once_in,
         state_budget: case.state_budget,
     };
@@ -265,7 +268,7 @@ proptest! {
         crash_once_in in prop_oneof![Just(0usize), 150usize..1000],
         state_budget in prop_oneof![Just(u64::MAX), Just(0u64), 0u64..20_000],
     ) {
-        let case = Case { rows_per_partition, partitions, keys, text_keys, pods: 1, max_workers, queue_capacity, commit_once_in, crash_once_in, state_budget };
+        let case = Case { rows_per_partition, partitions, keys, text_keys, pods: 1, max_workers, queue_capacity, commit_once_in, rescale_once_in: 0, crash_once_in, state_budget };
         check(seed, &case);
     }
 
@@ -280,10 +283,11 @@ proptest! {
         max_workers in 1usize..4,
         queue_capacity in 1usize..5,
         commit_once_in in 1usize..60,
+        rescale_once_in in prop_oneof![Just(0usize), 100usize..2000],
         crash_once_in in prop_oneof![Just(0usize), 150usize..1000],
         state_budget in prop_oneof![Just(u64::MAX), Just(0u64), 0u64..20_000],
     ) {
-        let case = Case { rows_per_partition, partitions, keys, text_keys, pods, max_workers, queue_capacity, commit_once_in, crash_once_in, state_budget };
+        let case = Case { rows_per_partition, partitions, keys, text_keys, pods, max_workers, queue_capacity, commit_once_in, rescale_once_in, crash_once_in, state_budget };
         check(seed, &case);
     }
 }
@@ -299,6 +303,7 @@ fn crashes_really_happen_in_these_tests() {
         max_workers: 4,
         queue_capacity: 2,
         commit_once_in: 20,
+        rescale_once_in: 0,
         crash_once_in: 30,
         state_budget: u64::MAX,
     };
@@ -325,6 +330,7 @@ fn with_no_memory_nearly_every_entry_comes_from_the_stores() {
         max_workers: 1,
         queue_capacity: 2,
         commit_once_in: 4,
+        rescale_once_in: 0,
         crash_once_in: 0,
         state_budget: 0,
     };

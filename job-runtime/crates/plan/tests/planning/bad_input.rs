@@ -3,7 +3,7 @@
 use super::{TABLES, assert_text, job_file, planned};
 
 /// All messages of several wrong inputs, one after the other.
-fn messages(inputs: &[(&str, String)]) -> String {
+pub(crate) fn messages(inputs: &[(&str, String)]) -> String {
     let mut out = String::new();
     for (title, text) in inputs {
         let problems = match plan::job::read("job.yaml", text) {

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use dataflow::graph::NodeKind;
 use plan::PlannedJob;
 
-use super::planned;
+use super::bad_input::messages;
+use super::{assert_text, job_file, planned};
 
 /// A table whose topic has one partition per bucket.
 const FLIGHTS: &str = "CREATE TABLE flights (origin STRING, dest STRING, delay INT, ts TIMESTAMP(3), code AS UPPER(origin), WATERMARK FOR ts AS ts)
@@ -94,6 +95,19 @@ fn one_exchange_serves_what_stands_behind_it() {
 }
 
 #[test]
+fn it_is_explained() {
+    let job = with_tables(&format!(
+        "INSERT INTO out {};
+         CREATE TABLE seen (n BIGINT, origin STRING) WITH ('connector' = 'print');
+         CREATE VIEW per_dest AS {};
+         INSERT INTO seen SELECT DISTINCT n, dest FROM per_dest;",
+        counts("origin", "flights"),
+        counts("dest", "flights"),
+    ));
+    assert_text("explain_distributed", &plan::explain(&job, &BTreeMap::new()));
+}
+
+#[test]
 fn what_is_declared_goes_to_the_source() {
     let job = with_tables(&format!("INSERT INTO out {};", counts("dest", "flights")));
     let NodeKind::Source(source) = &job.graph.nodes[0].kind else { panic!("a source is first") };
@@ -106,4 +120,36 @@ fn what_is_written_stays_where_the_table_says() {
     let keyed =
         FLIGHTS.replace("'topic' = 'others'", "'topic' = 'others', 'key.fields' = 'origin', 'key.format' = 'json'");
     planned(&format!("{keyed}INSERT INTO others SELECT origin, dest, delay, ts FROM flights;")).unwrap();
+}
+
+#[test]
+fn wrong_declarations_are_refused() {
+    let table = |clause: &str, with: &str| {
+        format!(
+            "CREATE TABLE t (a STRING, b INT, c AS b + 1) {clause} WITH ({with});
+CREATE TABLE o (a STRING) WITH ('connector' = 'print');
+INSERT INTO o SELECT a FROM t;"
+        )
+    };
+    let kafka = "'connector' = 'kafka', 'topic' = 't'";
+    let cases = [
+        ("no columns", table("DISTRIBUTED INTO 4 BUCKETS", kafka)),
+        ("ranges", table("DISTRIBUTED BY RANGE(a) INTO 4 BUCKETS", kafka)),
+        ("no number", table("DISTRIBUTED BY (a)", kafka)),
+        ("no bucket", table("DISTRIBUTED BY (a) INTO 0 BUCKETS", kafka)),
+        ("too many", table("DISTRIBUTED BY (a) INTO 5000 BUCKETS", kafka)),
+        ("not a number", table("DISTRIBUTED BY (a) INTO many BUCKETS", kafka)),
+        ("an unknown column", table("DISTRIBUTED BY (aa) INTO 4 BUCKETS", kafka)),
+        ("a computed column", table("DISTRIBUTED BY (c) INTO 4 BUCKETS", kafka)),
+        ("a column twice", table("DISTRIBUTED BY (a, a) INTO 4 BUCKETS", kafka)),
+        ("files", table("DISTRIBUTED BY (a) INTO 4 BUCKETS", "'connector' = 'filesystem', 'path' = 'x'")),
+        ("partitions of files too", table("DISTRIBUTED BY (a) INTO 4 BUCKETS PARTITIONED BY (b)", kafka)),
+        (
+            "written without its key",
+            table("DISTRIBUTED BY (a) INTO 4 BUCKETS", kafka)
+                .replace("INSERT INTO o SELECT a", "INSERT INTO t SELECT a, b"),
+        ),
+    ];
+    let inputs: Vec<(&str, String)> = cases.iter().map(|(title, sql)| (*title, job_file(sql))).collect();
+    assert_text("distributed", &messages(&inputs));
 }

@@ -51,9 +51,10 @@ impl Partition {
         self.open.values().copied().min().unwrap_or(self.end())
     }
 
-    /// True if the producer has written in its present transaction.
+    /// True if the producer has written in its present transaction: with this epoch, for the next one may come before the marker of the last.
     pub(super) fn has_open(&self, producer: ProducerEpoch) -> bool {
-        self.open.contains_key(&producer.id)
+        let known = self.producers.get(&producer.id);
+        self.open.contains_key(&producer.id) && known.is_some_and(|known| known.epoch == producer.epoch)
     }
 
     pub(super) fn append(&mut self, by: Option<(ProducerEpoch, i32)>, records: &[Record]) -> Result<i64, ErrorCode> {

@@ -13,7 +13,11 @@ struct Rig {
 
 impl Rig {
     fn new() -> Self {
-        let mut rig = Self { broker: Broker::default(), now: 0 };
+        Self::of(Protocol::One)
+    }
+
+    fn of(protocol: Protocol) -> Self {
+        let mut rig = Self { broker: Broker::new(protocol), now: 0 };
         assert_eq!(rig.ask(Request::CreateTopic { topic: "t".into(), partitions: 2 }), Ok(Answer::Done));
         rig
     }
@@ -250,4 +254,69 @@ fn a_request_of_the_present_epoch_that_comes_late_ends_the_next_transaction() {
     assert_eq!(rig.end(&by, true), Ok(Answer::Done), "a copy of the first");
     rig.write_markers();
     assert_eq!(rig.values(COMMITTED), [1, 2]);
+}
+
+/// The producer with the epoch that an answer gives it.
+fn with(by: &Transactional, answer: Response) -> Transactional {
+    match answer {
+        Ok(Answer::Producer(producer)) => Transactional { id: by.id.clone(), producer },
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn in_protocol_2_a_request_of_an_earlier_transaction_is_refused() {
+    let mut rig = Rig::of(Protocol::Two);
+    let first = rig.producer("p");
+    rig.produce(&first, 0, &[1]).expect("it takes part by being written to");
+    let answer = rig.end(&first, true);
+    let second = with(&first, answer);
+    assert_eq!((second.producer.id, second.producer.epoch), (first.producer.id, first.producer.epoch + 1));
+    rig.write_markers();
+    assert_eq!(rig.produce(&second, 0, &[2]), Ok(Answer::Appended(2)), "sequence numbers begin anew");
+    assert_eq!(rig.end(&first, true), Err(ErrorCode::ProducerFenced), "a copy of the first");
+    assert_eq!(rig.produce(&first, 1, &[3]), Err(ErrorCode::InvalidProducerEpoch));
+    let send = |by: &Transactional| Request::TxnOffsetCommit {
+        by: by.clone(),
+        group: "g".into(),
+        offsets: vec![(place(1), 9)],
+    };
+    assert_eq!(rig.ask(send(&first)), Err(ErrorCode::ProducerFenced));
+    assert_eq!(rig.ask(send(&second)), Ok(Answer::Done));
+    assert_eq!(rig.values(COMMITTED), [1], "the second is still open");
+    rig.end(&second, true).unwrap();
+    rig.write_markers();
+    assert_eq!((rig.values(COMMITTED), rig.committed(true)), (vec![1, 2], Ok(9)));
+}
+
+#[test]
+fn in_protocol_2_the_end_may_be_asked_for_again_until_the_next_transaction_begins() {
+    let mut rig = Rig::of(Protocol::Two);
+    let first = rig.producer("p");
+    rig.produce(&first, 0, &[1]).unwrap();
+    let answer = rig.end(&first, true);
+    let second = with(&first, answer);
+    assert_eq!(rig.end(&first, true), Err(ErrorCode::ConcurrentTransactions), "its markers are to come");
+    assert_eq!(rig.produce(&second, 0, &[2]), Err(ErrorCode::ConcurrentTransactions));
+    rig.write_markers();
+    assert_eq!(rig.end(&first, true), Ok(Answer::Producer(second.producer)), "the answer was lost");
+    assert_eq!(rig.end(&first, false), Err(ErrorCode::InvalidTxnState), "it is committed");
+    assert_eq!(rig.end(&second, true), Err(ErrorCode::InvalidTxnState), "nothing is open");
+    let new = rig.producer("p");
+    assert!(new.producer.epoch > second.producer.epoch);
+    assert_eq!(rig.end(&first, true), Err(ErrorCode::ProducerFenced), "another process has the id");
+    assert_eq!(rig.end(&second, true), Err(ErrorCode::ProducerFenced));
+}
+
+#[test]
+fn in_protocol_2_a_transaction_that_is_too_old_is_not_ended_by_its_producer() {
+    let mut rig = Rig::of(Protocol::Two);
+    let by = rig.producer("p");
+    rig.produce(&by, 0, &[1]).unwrap();
+    rig.now = 1000;
+    rig.broker.expire(rig.now);
+    assert_eq!(rig.end(&by, false), Err(ErrorCode::ProducerFenced));
+    rig.write_markers();
+    assert_eq!(rig.end(&by, false), Err(ErrorCode::ProducerFenced), "it would get an epoch that is not its own");
+    assert_eq!(rig.values(COMMITTED), [] as [u8; 0]);
 }

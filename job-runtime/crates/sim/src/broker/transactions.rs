@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 
 use super::Broker;
-use crate::message::{Answer, ErrorCode, Place, ProducerEpoch, Response, Transactional};
+use crate::message::{Answer, ErrorCode, Place, ProducerEpoch, Protocol, Response, Transactional};
 
 /// What takes part in a transaction.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -43,6 +43,8 @@ pub(super) struct Coordinator {
     producer: ProducerEpoch,
     timeout_ms: u64,
     stage: Stage,
+    /// Protocol 2: the epoch whose transaction its own producer has ended last, if nobody else has a new epoch since.
+    ended: Option<i16>,
 }
 
 impl Broker {
@@ -52,27 +54,48 @@ impl Broker {
         }
         let producer = ProducerEpoch { id: self.next_producer_id, epoch: 0 };
         self.next_producer_id += 1;
-        let coordinator = Coordinator { producer, timeout_ms, stage: Stage::Empty };
+        let coordinator = Coordinator { producer, timeout_ms, stage: Stage::Empty, ended: None };
         self.coordinators.insert(transactional_id.to_owned(), coordinator);
         Ok(Answer::Producer(producer))
     }
 
     /// The coordinator, if the caller is the present producer.
     pub(super) fn coordinator(&mut self, by: &Transactional) -> Result<&mut Coordinator, ErrorCode> {
-        let known = self.coordinators.get_mut(&by.id).filter(|known| known.producer.id == by.producer.id);
-        let known = known.ok_or(ErrorCode::InvalidProducerIdMapping)?;
+        let known = self.any_epoch(by)?;
         if known.producer.epoch == by.producer.epoch { Ok(known) } else { Err(ErrorCode::ProducerFenced) }
     }
 
+    fn any_epoch(&mut self, by: &Transactional) -> Result<&mut Coordinator, ErrorCode> {
+        let known = self.coordinators.get_mut(&by.id).filter(|known| known.producer.id == by.producer.id);
+        known.ok_or(ErrorCode::InvalidProducerIdMapping)
+    }
+
+    /// Ends the transaction of this epoch.
+    pub(super) fn end(&mut self, by: &Transactional, commit: bool) -> Response {
+        match self.protocol {
+            Protocol::One => self.coordinator(by)?.end(commit),
+            Protocol::Two => self.any_epoch(by)?.end_epoch(by.producer.epoch, commit),
+        }
+    }
+
+    /// What is written to takes part in the transaction: it was added, or is added by this.
+    pub(super) fn takes_part(&mut self, now_ms: u64, by: &Transactional, target: Target) -> Result<(), ErrorCode> {
+        let protocol = self.protocol;
+        let coordinator = self.coordinator(by)?;
+        match protocol {
+            Protocol::One => coordinator.expect_open(&target),
+            Protocol::Two => coordinator.add(now_ms, std::iter::once(target)).map(drop),
+        }
+    }
+
     /// The first batch of a transaction in a partition is checked with the coordinator; later ones by the partition alone.
-    pub(super) fn verify(&mut self, by: &Transactional, to: &Place) -> Result<(), ErrorCode> {
+    pub(super) fn verify(&mut self, now_ms: u64, by: &Transactional, to: &Place) -> Result<(), ErrorCode> {
         if self.partition(to)?.has_open(by.producer) {
             return Ok(());
         }
-        match self.coordinator(by) {
-            Ok(coordinator) => coordinator.expect_open(&Target::Partition(to.clone())),
+        match self.takes_part(now_ms, by, Target::Partition(to.clone())) {
             Err(ErrorCode::ProducerFenced) => Err(ErrorCode::InvalidProducerEpoch),
-            Err(other) => Err(other),
+            other => other,
         }
     }
 }
@@ -86,7 +109,7 @@ impl Coordinator {
         match &self.stage {
             Stage::Empty | Stage::Complete { .. } => {
                 self.producer.epoch += 1;
-                (self.timeout_ms, self.stage) = (timeout_ms, Stage::Empty);
+                (self.timeout_ms, self.stage, self.ended) = (timeout_ms, Stage::Empty, None);
                 Ok(Answer::Producer(self.producer))
             }
             Stage::Ongoing { .. } => {
@@ -98,7 +121,7 @@ impl Coordinator {
     }
 
     fn abort_with_new_epoch(&mut self) {
-        self.producer.epoch += 1;
+        (self.producer.epoch, self.ended) = (self.producer.epoch + 1, None);
         self.prepare(false);
     }
 
@@ -130,6 +153,27 @@ impl Coordinator {
             }
             Stage::Complete { commit: done } if *done == commit => Ok(Answer::Done),
             Stage::Prepare { commit: decided, .. } if *decided == commit => Err(ErrorCode::ConcurrentTransactions),
+            Stage::Empty | Stage::Prepare { .. } | Stage::Complete { .. } => Err(ErrorCode::InvalidTxnState),
+        }
+    }
+
+    /// Protocol 2: ends the transaction of an epoch, and gives its producer the next one. Asked again before that is used, it says the same.
+    fn end_epoch(&mut self, epoch: i16, commit: bool) -> Response {
+        let again = self.ended == Some(epoch);
+        if epoch != self.producer.epoch && !again {
+            return Err(ErrorCode::ProducerFenced);
+        }
+        match &self.stage {
+            Stage::Ongoing { .. } if again => Err(ErrorCode::ProducerFenced),
+            Stage::Ongoing { .. } => {
+                (self.producer.epoch, self.ended) = (epoch + 1, Some(epoch));
+                self.prepare(commit);
+                Ok(Answer::Producer(self.producer))
+            }
+            Stage::Complete { commit: done } if again && *done == commit => Ok(Answer::Producer(self.producer)),
+            Stage::Prepare { commit: decided, .. } if again && *decided == commit => {
+                Err(ErrorCode::ConcurrentTransactions)
+            }
             Stage::Empty | Stage::Prepare { .. } | Stage::Complete { .. } => Err(ErrorCode::InvalidTxnState),
         }
     }

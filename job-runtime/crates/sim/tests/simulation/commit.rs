@@ -11,7 +11,7 @@ use checkpoint::{changelog, names};
 use dataflow::key::ShardId;
 use dataflow::state::{ChangeBatch, LogOffset};
 use dataflow::worker::{AppliedOffsets, CommitId};
-use sim::message::{Answer, ErrorCode, Place, Record, Request, Transactional};
+use sim::message::{Answer, ErrorCode, Place, Protocol, Record, Request, Transactional};
 use sim::world::{CallError, Connection, World};
 
 use super::mutant::Mutant;
@@ -37,6 +37,8 @@ pub(crate) enum Ended {
     Unknown,
     /// Another assignment is in force.
     Reassigned,
+    /// Records of the input are not there any more that were not read yet.
+    Gone,
     /// Anything else: begin anew.
     Failed,
 }
@@ -118,7 +120,8 @@ impl Log {
         }
         let changed = commit.changes.iter().map(|(shard, _)| changelog_place(*shard));
         let partitions: Vec<Place> = commit.outputs.iter().map(|(place, _)| place.clone()).chain(changed).collect();
-        if !partitions.is_empty() {
+        let one = self.world.protocol() == Protocol::One;
+        if one && !partitions.is_empty() {
             self.ask(Request::AddPartitionsToTxn { by: by.clone(), partitions }).await?;
         }
         for (place, records) in commit.outputs {
@@ -134,7 +137,9 @@ impl Log {
             applied.push((*shard, LogOffset(first + count - 1)));
         }
         if self.mutant != Some(Mutant::OffsetsFirst) && !commit.offsets.is_empty() {
-            self.ask(Request::AddOffsetsToTxn { by: by.clone(), group: group.clone() }).await?;
+            if one {
+                self.ask(Request::AddOffsetsToTxn { by: by.clone(), group: group.clone() }).await?;
+            }
             self.ask(Request::TxnOffsetCommit { by: by.clone(), group, offsets: commit.offsets }).await?;
         }
         self.end(by).await?;
@@ -145,6 +150,12 @@ impl Log {
         loop {
             let request = Request::EndTxn { by: by.clone(), commit: true };
             match self.world.call(self.connection, CALL_TIMEOUT_MS, request).await {
+                Ok(Answer::Producer(next)) => {
+                    // Protocol 2: each transaction has an epoch, and its sequence numbers begin anew.
+                    self.by.producer = next;
+                    self.sequences.clear();
+                    return Ok(());
+                }
                 Ok(_) => return Ok(()),
                 Err(CallError::Disconnected) if self.mutant == Some(Mutant::CommitAskedAgain) => {
                     self.connection = self.world.connect();

@@ -13,10 +13,10 @@ use super::pod::Job;
 use super::run::Run;
 use super::snapshots;
 
-/// Checks a run; `whole` if its output should be complete.
+/// Checks a run; `whole` if its output should be complete, which it cannot be when some of the input was lost.
 pub(crate) fn check(run: &mut Run, whole: bool) -> Result<(), String> {
+    run.wait_behind()?;
     if whole {
-        run.wait_behind()?;
         let input: Vec<_> = run.rows.iter().flatten().copied().collect();
         run.reader.i1_i3_all_is_there(&input, &run.windows)?;
     }

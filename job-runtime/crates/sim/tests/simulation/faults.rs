@@ -3,6 +3,7 @@
 //! Owns the numbers. `run` does it.
 
 use dataflow::testing::Random;
+use sim::message::Protocol;
 use sim::store::StoreFaults;
 use sim::world::Faults;
 
@@ -23,11 +24,23 @@ pub(crate) struct Plan {
     pub(crate) cut: usize,
     pub(crate) rescale: usize,
     pub(crate) full_disk: usize,
+    /// A disk is slow for a while.
+    pub(crate) slow: usize,
+    /// A disk says that it has made something durable, and has not.
+    pub(crate) lie: usize,
+    /// A clock jumps.
+    pub(crate) jump: usize,
+    /// The broker is away for a while.
+    pub(crate) away: usize,
+    /// A partition of the input loses what it has.
+    pub(crate) lose_input: usize,
+    pub(crate) protocol: Protocol,
     /// Somebody else leaves a transaction open on the input.
     pub(crate) foreign: usize,
-    /// Once in so many kills the disk is lost; once in so many it is an older copy.
+    /// Once in so many kills the disk is lost; once in so many it is an older copy; or another machine's.
     pub(crate) lost: usize,
     pub(crate) older: usize,
+    pub(crate) other: usize,
     /// Clocks of machines are wrong by up to so much.
     pub(crate) skew_ms: usize,
     /// Most pods that the job has.
@@ -63,6 +76,14 @@ impl Plan {
             foreign: one([0, 150, 300, 0]),
             lost: one([2, 4, 8, 0]),
             older: one([3, 6, 12, 0]),
+            other: one([4, 8, 16, 0]),
+            slow: one([0, 0, 100, 300]),
+            lie: one([0, 40, 100, 300]),
+            jump: one([0, 0, 20, 100]),
+            away: one([0, 0, 150, 400]),
+            // Such a run ends without its output: not too many of them.
+            lose_input: if one([0, 1, 2, 3]) + one([0, 1, 2, 3]) == 0 { 100 } else { 0 },
+            protocol: [Protocol::One, Protocol::Two][one([0, 1, 0, 1])],
             skew_ms: one([1, 5_000, 600_000, 3_600_000]),
             pods: one([1, 2, 2, 3]) as u16,
             partitions: one([1, 2, 3, 3]) as i32,
@@ -72,6 +93,11 @@ impl Plan {
 
     /// A mutant is looked for where it hurts.
     fn where_it_hurts(mut self, mutant: Mutant) -> Self {
+        // The only one that protocol 2 makes harmless.
+        if mutant == Mutant::CommitAskedAgain {
+            self.protocol = Protocol::One;
+        }
+        self.lose_input = 0;
         match mutant {
             Mutant::OffsetsFirst | Mutant::StateBeforeCommit | Mutant::CommitAskedAgain | Mutant::FencedLate => {
                 (self.network.break_once_in, self.network.latest_us) = (20, 6_000_000);
@@ -80,6 +106,7 @@ impl Plan {
             Mutant::ControlReadFirst | Mutant::NotSettled | Mutant::SlotIgnored => {
                 (self.pods, self.rescale) = (3, 30);
             }
+            Mutant::ReleaseUnproved => (self.pods, self.rescale, self.second, self.pause) = (2, 30, 30, 40),
             Mutant::ManifestFirst | Mutant::NoChecksum | Mutant::EarlyTrim | Mutant::LocalUnchecked => {
                 (self.kill, self.lost, self.older) = (30, 2, 3);
                 (self.store.damage, self.store.fail) = (4, 10);
@@ -95,6 +122,8 @@ impl Plan {
             Fate::Lost
         } else if random.once_in(self.older) {
             Fate::Older
+        } else if random.once_in(self.other) {
+            Fate::Other
         } else if random.once_in(4) {
             Fate::Kept
         } else {

@@ -61,32 +61,6 @@ impl Control {
     }
 }
 
-/// True if pods fence each other for ever: each owns a shard that the other has lost and never released, because it was killed, so that each
-/// start of one ends the other. A known limit of the protocol (docs/src/concepts/exactly-once.md): the job is safe, and hardly goes on.
-pub(crate) fn pods_fence_each_other(records: &[Record]) -> bool {
-    let mut view = View::default();
-    for record in records {
-        let value = record.value.as_deref().unwrap_or_default();
-        view.append(&ControlRecord::decode(JOB, value).expect("the control topic is ours"));
-    }
-    let shards = view.in_force().map_or(0, |assignment| assignment.shards);
-    let fences = |from: u16| -> Vec<u16> {
-        let own = (0..shards).filter(|shard| view.owner(*shard) == Some(from));
-        own.flat_map(|shard| view.unreleased(shard).map(|(pod, _)| pod).collect::<Vec<_>>()).collect()
-    };
-    let pods: Vec<u16> = view.in_force().into_iter().flat_map(|a| a.pods.iter().map(|pod| pod.ordinal)).collect();
-    pods.iter().any(|pod| {
-        let (mut reached, mut todo) = (Vec::new(), fences(*pod));
-        while let Some(next) = todo.pop() {
-            if !reached.contains(&next) {
-                reached.push(next);
-                todo.extend(fences(next));
-            }
-        }
-        reached.contains(pod)
-    })
-}
-
 async fn append(world: &World, record: &ControlRecord) -> Result<(), Ended> {
     let records = vec![Record { value: Some(record.encode(JOB)), ..Record::default() }];
     for _ in 0..APPENDS {
@@ -109,8 +83,14 @@ pub(crate) struct Member {
 }
 
 impl Member {
-    /// Finds the pod's share, behind the fence, and settles all who owned it before.
-    pub(crate) async fn join(job: &Rc<Job>, pod: u16, early: Option<Control>) -> Result<Self, Ended> {
+    /// Finds the pod's share, behind the fence, releases what earlier processes of the pod lost, and settles all who owned its share before.
+    /// Only a mutant has no log yet.
+    pub(crate) async fn join(
+        job: &Rc<Job>,
+        pod: u16,
+        early: Option<Control>,
+        log: Option<&mut Log>,
+    ) -> Result<Self, Ended> {
         let (world, connection) = (&job.world, job.world.connect());
         let mut process = Process::new(pod);
         process.initialised();
@@ -125,60 +105,9 @@ impl Member {
             append(world, &ControlRecord::Assignment(first)).await?;
             control.read(world, connection).await?;
         }
-        while !control.has_share(pod) {
-            world.sleep(LOOK_US).await;
-            control.read(world, connection).await?;
-        }
+        settle(job, pod, &mut process, &mut control, log).await?;
         let assignment = control.view.in_force().cloned().ok_or(Ended::Failed)?;
-        let mut member = Self { pod, process, control, assignment };
-        if job.mutant != Some(Mutant::NotSettled) {
-            member.settle(job, connection).await?;
-        }
-        Ok(member)
-    }
-
-    /// Waits for the releases of all who may still act on the pod's shards, and past the deadline fences them.
-    async fn settle(&mut self, job: &Rc<Job>, connection: Connection) -> Result<(), Ended> {
-        let (world, begin) = (&job.world, job.world.now_ms());
-        loop {
-            let owners = self.unsettled();
-            if owners.is_empty() {
-                return Ok(());
-            }
-            if world.now_ms() < begin + SETTLE_MS {
-                world.sleep(LOOK_US).await;
-                self.control.read(world, connection).await?;
-                if !self.control.has_share(self.pod) {
-                    return Err(Ended::Reassigned);
-                }
-                self.assignment = self.control.view.in_force().cloned().ok_or(Ended::Failed)?;
-                continue;
-            }
-            for owner in owners {
-                let number = self.control.view.number();
-                fence(world, owner).await?;
-                self.process.fenced(owner, number);
-                job.counts.borrow_mut().fences += 1;
-            }
-        }
-    }
-
-    fn unsettled(&self) -> Vec<u16> {
-        let mut owners = Vec::new();
-        for step in self.process.steps(&self.control.view) {
-            match step {
-                Step::Settle { owners: more, .. } => owners.extend(more),
-                Step::InitTransactions
-                | Step::ReadControlLog
-                | Step::Restore { .. }
-                | Step::Prove
-                | Step::EndTransaction
-                | Step::Release(_) => {}
-            }
-        }
-        owners.sort_unstable();
-        owners.dedup();
-        owners
+        Ok(Self { pod, process, control, assignment })
     }
 
     /// The pod's shards.
@@ -197,24 +126,91 @@ impl Member {
         let (world, connection) = (&job.world, job.world.connect());
         self.control.read(world, connection).await?;
         self.process.in_transaction(false);
-        loop {
-            let steps = self.process.steps(&self.control.view);
-            let step = steps.into_iter().find(|step| matches!(step, Step::Prove | Step::Release(_)));
-            match step {
-                Some(Step::Prove) => {
-                    let number = self.control.view.number();
+        release_lost(job, &mut self.process, &mut self.control, Some(log)).await
+    }
+}
+
+/// Waits for a share, then for the releases of all who may still act on it, and past the deadline fences them.
+async fn settle(
+    job: &Rc<Job>,
+    pod: u16,
+    process: &mut Process,
+    control: &mut Control,
+    mut log: Option<&mut Log>,
+) -> Result<(), Ended> {
+    let (world, connection) = (&job.world, job.world.connect());
+    let mut begin = None;
+    loop {
+        // First, for others may be waiting for it; and again, when an assignment that was made meanwhile takes something away.
+        release_lost(job, process, control, log.as_deref_mut()).await?;
+        if !control.has_share(pod) {
+            world.sleep(LOOK_US).await;
+            control.read(world, connection).await?;
+            continue;
+        }
+        let owners = unsettled(process, &control.view);
+        if owners.is_empty() || job.mutant == Some(Mutant::NotSettled) {
+            return Ok(());
+        }
+        if world.now_ms() < *begin.get_or_insert(world.now_ms()) + SETTLE_MS {
+            world.sleep(LOOK_US).await;
+            control.read(world, connection).await?;
+            continue;
+        }
+        for owner in owners {
+            let number = control.view.number();
+            fence(world, owner).await?;
+            process.fenced(owner, number);
+            job.counts.borrow_mut().fences += 1;
+        }
+    }
+}
+
+fn unsettled(process: &Process, view: &View) -> Vec<u16> {
+    let mut owners = Vec::new();
+    for step in process.steps(view) {
+        match step {
+            Step::Settle { owners: more, .. } => owners.extend(more),
+            Step::InitTransactions
+            | Step::ReadControlLog
+            | Step::Restore { .. }
+            | Step::Prove
+            | Step::EndTransaction
+            | Step::Release(_) => {}
+        }
+    }
+    owners.sort_unstable();
+    owners.dedup();
+    owners
+}
+
+/// Proves and releases what is lost: by this process, or by one before it that was killed.
+async fn release_lost(
+    job: &Rc<Job>,
+    process: &mut Process,
+    control: &mut Control,
+    log: Option<&mut Log>,
+) -> Result<(), Ended> {
+    let Some(log) = log else { return Ok(()) };
+    loop {
+        let steps = process.steps(&control.view);
+        match steps.into_iter().find(|step| matches!(step, Step::Prove | Step::Release(_))) {
+            Some(Step::Prove) => {
+                let number = control.view.number();
+                if job.mutant != Some(Mutant::ReleaseUnproved) {
                     let offsets = vec![(control_place(), number as i64)];
                     let proof = Commit { id: CommitId(0), outputs: Vec::new(), changes: Vec::new(), offsets };
                     log.commit(proof).await?;
-                    self.process.proven(number);
                 }
-                Some(Step::Release(release)) => {
-                    self.process.let_go(&release.shards);
-                    append(world, &ControlRecord::Release(release)).await?;
-                    job.counts.borrow_mut().releases += 1;
-                }
-                Some(_) | None => return Ok(()),
+                process.proven(number);
             }
+            Some(Step::Release(release)) => {
+                process.let_go(&release.shards);
+                append(&job.world, &ControlRecord::Release(release)).await?;
+                job.counts.borrow_mut().releases += 1;
+                control.read(&job.world, job.world.connect()).await?;
+            }
+            Some(_) | None => return Ok(()),
         }
     }
 }

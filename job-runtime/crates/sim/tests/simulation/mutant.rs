@@ -17,6 +17,8 @@ pub(crate) enum Mutant {
     ControlReadFirst,
     /// Who owned a shard before is neither waited for nor fenced.
     NotSettled,
+    /// A release without the proof that this process is not fenced.
+    ReleaseUnproved,
     /// A shard does not wait for one of the pods that send to it.
     SlotIgnored,
     /// The manifest of a checkpoint is written before what it refers to.

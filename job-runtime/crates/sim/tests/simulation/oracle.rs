@@ -86,9 +86,9 @@ impl Reader {
         i2_in_order(last, start, || format!("windows of key {key}"))
     }
 
-    /// I4: no last stable offset stands still for longer than a transaction can last.
+    /// I4: no last stable offset stands still for longer than a transaction can last, times without the broker not counted.
     fn i4_readers_go_on(&mut self, world: &World, place: &Place, fetched: &Fetched) -> Result<(), String> {
-        let (stable, now) = (fetched.last_stable_offset, world.now_ms());
+        let (stable, now) = (fetched.last_stable_offset, world.broker_ms());
         if stable == fetched.high_watermark {
             self.still.remove(place);
             return Ok(());
@@ -97,15 +97,19 @@ impl Reader {
         if since.0 != stable {
             *since = (stable, now);
         }
-        if now - since.1 <= STILL_MS {
-            return Ok(());
-        }
-        Err(format!("I4: {place:?} has stood at {stable} for {} ms", now - since.1))
+        let still = now.saturating_sub(since.1);
+        if still <= STILL_MS { Ok(()) } else { Err(format!("I4: {place:?} has stood at {stable} for {still} ms")) }
     }
 
     /// True when as much has come as should.
     pub(crate) fn is_complete(&self, rows: usize, windows: &Windows) -> bool {
         self.rows.len() >= rows && self.windows.len() >= windows.len()
+    }
+
+    /// Rows of an input partition that have come: with I2, the first ones.
+    pub(crate) fn rows_of(&self, partition: usize) -> usize {
+        let first = partition as i64 * PER_PARTITION;
+        self.rows.range(first..first + PER_PARTITION).count()
     }
 
     /// How far it has come, for a message.

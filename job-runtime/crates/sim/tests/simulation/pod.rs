@@ -29,6 +29,8 @@ pub(crate) struct Counts {
     pub(crate) snapshots: u64,
     pub(crate) restored: u64,
     pub(crate) damage_found: u64,
+    /// Processes that ended because records of the input are not there any more.
+    pub(crate) gone: u64,
 }
 
 impl Counts {
@@ -40,6 +42,7 @@ impl Counts {
         self.snapshots += other.snapshots;
         self.restored += other.restored;
         self.damage_found += other.damage_found;
+        self.gone += other.gone;
     }
 }
 
@@ -83,8 +86,8 @@ pub(crate) fn output_topic(windows: bool) -> String {
 pub(crate) struct Machine {
     pub(crate) pod: u16,
     pub(crate) disks: Disks,
-    /// The machine's clock is wrong by so much.
-    pub(crate) skew_ms: i64,
+    /// The machine's clock is wrong by so much, now.
+    pub(crate) skew_ms: Rc<Cell<i64>>,
 }
 
 /// Runs processes of a pod one after the other on one machine, until one is fenced: then another process has the pod.
@@ -95,10 +98,15 @@ pub(crate) async fn run(job: Rc<Job>, machine: Machine) {
             Err(ended) => ended,
         };
         machine.disks.close();
-        if ended == Ended::Fenced {
-            return;
+        match ended {
+            Ended::Fenced => return,
+            Ended::Gone => {
+                // It says why it cannot go on, and Kubernetes starts it again after a while.
+                job.counts.borrow_mut().gone += 1;
+                job.world.sleep(1_000_000).await;
+            }
+            Ended::Unknown | Ended::Reassigned | Ended::Failed => job.world.sleep(20_000).await,
         }
-        job.world.sleep(20_000).await;
     }
 }
 
@@ -115,8 +123,8 @@ async fn process(job: &Rc<Job>, machine: &Machine) -> Result<Never, Ended> {
         // The window in which it hurts, made wide.
         job.world.sleep(job.world.below(3_000_000) as u64).await;
     }
-    let log = if job.mutant == Some(Mutant::FencedLate) { None } else { Some(open().await?) };
-    let mut member = Member::join(job, machine.pod, early).await?;
+    let mut log = if job.mutant == Some(Mutant::FencedLate) { None } else { Some(open().await?) };
+    let mut member = Member::join(job, machine.pod, early, log.as_mut()).await?;
     let restored = restore(job, &machine.disks, &mut member).await?;
     let log = match log {
         Some(log) => log,
@@ -130,7 +138,10 @@ async fn process(job: &Rc<Job>, machine: &Machine) -> Result<Never, Ended> {
                 member.leave(job, &mut log).await?;
                 return Err(Ended::Reassigned);
             }
-            Turn::GoesOn => job.world.wait(4_000 + job.world.below(20_000) as u64).await,
+            Turn::GoesOn => match machine.disks.owed_ms() {
+                0 => job.world.wait(4_000 + job.world.below(20_000) as u64).await,
+                slow => job.world.sleep(slow * 1_000).await,
+            },
         }
     }
 }

@@ -1,6 +1,6 @@
 //! One run of one seed: makes the world, feeds the input, breaks things for a while, lets everything heal, and checks.
 //!
-//! Owns the schedule of faults. All chance comes from the seed.
+//! Owns the course of a run. What is done to it is `storm`'s. All chance comes from the seed.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -9,9 +9,9 @@ use std::sync::Arc;
 use checkpoint::names;
 use dataflow::key::Shards;
 use dataflow::testing::Random;
-use sim::message::{Answer, Record, Request, Transactional};
+use sim::message::{Answer, Protocol, Record, Request, Transactional};
 use sim::store::ObjectStore;
-use sim::world::{Cut, TaskId, World};
+use sim::world::{TaskId, World};
 
 use super::archive::Archive;
 use super::commit::UID;
@@ -19,10 +19,13 @@ use super::ending;
 use super::faults::{Plan, QUIET, STORE_QUIET};
 use super::job::{DISORDER_MS, INPUT, Row, encode, exchange_uid, graph};
 use super::machine::Disks;
-use super::member::{control_place, pods_fence_each_other};
 use super::mutant::Mutant;
-use super::oracle::{FOREIGN, PER_PARTITION, Reader, Windows, closed_windows, fetch};
-use super::pod::{Counts, Job, Machine, output_topic, run};
+use super::oracle::{PER_PARTITION, Reader, Windows, closed_windows};
+use super::outcome::Outcome;
+use super::pod::{Job, Machine, output_topic, run};
+
+#[path = "storm.rs"]
+mod storm;
 
 /// Simulated time in which things break; then in which everything must be done.
 pub(crate) const STORM_MS: u64 = 40_000;
@@ -37,63 +40,19 @@ const MACHINES: usize = 3;
 /// Pods at most.
 const PODS: u16 = 3;
 
-/// What a run, or many, have seen.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Outcome {
-    pub(crate) runs: u64,
-    pub(crate) simulated_ms: u64,
-    pub(crate) starts: u64,
-    pub(crate) kills: u64,
-    pub(crate) pauses: u64,
-    pub(crate) cuts: u64,
-    pub(crate) disks: u64,
-    pub(crate) rescales: u64,
-    pub(crate) foreign: u64,
-    /// Runs that could not end, because pods fence each other.
-    pub(crate) known: u64,
-    pub(crate) breaks: u64,
-    pub(crate) store_failures: u64,
-    pub(crate) damaged: u64,
-    pub(crate) counts: Counts,
-    pub(crate) checks: u64,
-    pub(crate) events: u64,
-    pub(crate) trace: u64,
-}
-
-impl Outcome {
-    pub(crate) fn add(&mut self, other: &Self) {
-        self.runs += other.runs;
-        self.simulated_ms += other.simulated_ms;
-        self.starts += other.starts;
-        self.kills += other.kills;
-        self.pauses += other.pauses;
-        self.cuts += other.cuts;
-        self.disks += other.disks;
-        self.rescales += other.rescales;
-        self.foreign += other.foreign;
-        self.known += other.known;
-        self.breaks += other.breaks;
-        self.store_failures += other.store_failures;
-        self.damaged += other.damaged;
-        self.counts.add(&other.counts);
-        self.checks += other.checks;
-        self.events += other.events;
-        self.trace ^= other.trace;
-    }
-
-    /// Everything that was done to the job.
-    pub(crate) fn faults(&self) -> u64 {
-        let broken = self.kills + self.pauses + self.cuts + self.disks + self.rescales + self.foreign;
-        broken + self.breaks + self.store_failures + self.damaged
-    }
-}
-
-/// A process, the machine that it has, and until when it sleeps.
+/// A process, the machine that it has, how wrong that one's clock is, and until when it sleeps.
 struct Process {
     task: TaskId,
     pod: u16,
     machine: usize,
+    skew_ms: Rc<Cell<i64>>,
     asleep_until_ms: u64,
+}
+
+/// Records of a partition of the input that are not there any more: of so many rows, those that nobody had read yet are lost.
+struct Gone {
+    partition: usize,
+    rows: usize,
 }
 
 /// See the module's documentation.
@@ -109,12 +68,18 @@ pub(crate) struct Run {
     pub(crate) windows: Windows,
     pub(crate) reader: Reader,
     foreign: Option<(Transactional, u64)>,
+    gone: Option<Gone>,
     outcome: Outcome,
 }
 
 /// Runs a seed; says what is wrong if anything is.
 pub(crate) fn simulate(seed: u64, mutant: Option<Mutant>) -> Result<Outcome, String> {
-    let mut run = Run::new(seed, mutant);
+    simulate_with(seed, mutant, None)
+}
+
+/// The same, with this transaction protocol whatever the seed says.
+pub(crate) fn simulate_with(seed: u64, mutant: Option<Mutant>, protocol: Option<Protocol>) -> Result<Outcome, String> {
+    let mut run = Run::new(seed, mutant, protocol);
     run.job.world.set_faults(run.plan.network);
     run.job.store.set_faults(run.plan.store);
     while run.now() < STORM_MS {
@@ -128,6 +93,7 @@ pub(crate) fn simulate(seed: u64, mutant: Option<Mutant>) -> Result<Outcome, Str
     let (store_failures, damaged) = job.store.faults_seen();
     Ok(Outcome {
         runs: 1,
+        protocol_two: u64::from(job.world.protocol() == Protocol::Two),
         simulated_ms: job.world.now_ms(),
         breaks: job.world.breaks(),
         store_failures,
@@ -141,10 +107,11 @@ pub(crate) fn simulate(seed: u64, mutant: Option<Mutant>) -> Result<Outcome, Str
 }
 
 impl Run {
-    fn new(seed: u64, mutant: Option<Mutant>) -> Self {
+    fn new(seed: u64, mutant: Option<Mutant>, protocol: Option<Protocol>) -> Self {
         let mut random = Random(seed ^ 0x5eed);
         let plan = Plan::new(&mut random, mutant);
         let world = World::new(seed, QUIET);
+        world.speak(protocol.unwrap_or(plan.protocol));
         let store = ObjectStore::new(&world);
         store.set_faults(STORE_QUIET);
         let partitions = plan.partitions;
@@ -170,15 +137,15 @@ impl Run {
             pods: Cell::new(plan.pods),
             mutant,
             archive: RefCell::new(Archive::default()),
-            counts: RefCell::new(Counts::default()),
+            counts: RefCell::default(),
             found: RefCell::new(None),
             processes: Cell::new(0),
         };
         let machines = |_| (0..MACHINES).map(|_| Disks::new(shards.count())).collect();
         let (fed, processes, reader) = (vec![0; rows.len()], Vec::new(), Reader::default());
         let (job, machines) = (Rc::new(job), (0..PODS).map(machines).collect());
-        let (foreign, outcome) = (None, Outcome::default());
-        Self { job, plan, random, machines, processes, rows, fed, windows, reader, foreign, outcome }
+        let (foreign, gone, outcome) = (None, None, Outcome::default());
+        Self { job, plan, random, machines, processes, rows, fed, windows, reader, foreign, gone, outcome }
     }
 
     pub(crate) fn now(&self) -> u64 {
@@ -239,99 +206,47 @@ impl Run {
         }
         let machine = free[self.random.below(free.len())];
         let disks = self.machines[usize::from(pod)][machine].clone();
-        let skew_ms = self.random.below(2 * self.plan.skew_ms) as i64 - self.plan.skew_ms as i64;
-        let task = self.job.world.spawn(run(Rc::clone(&self.job), Machine { pod, disks, skew_ms }));
-        self.processes.push(Process { task, pod, machine, asleep_until_ms: 0 });
+        let skew_ms = Rc::new(Cell::new(self.skew_ms()));
+        let here = Machine { pod, disks, skew_ms: Rc::clone(&skew_ms) };
+        let task = self.job.world.spawn(run(Rc::clone(&self.job), here));
+        self.processes.push(Process { task, pod, machine, skew_ms, asleep_until_ms: 0 });
         self.outcome.starts += 1;
+    }
+
+    fn skew_ms(&mut self) -> i64 {
+        self.random.below(2 * self.plan.skew_ms) as i64 - self.plan.skew_ms as i64
     }
 
     fn kill(&mut self, place: usize) {
         let process = self.processes.swap_remove(place);
         self.job.world.kill(process.task);
         let fate = self.plan.fate(&mut self.random);
-        self.machines[usize::from(process.pod)][process.machine].meets(fate);
+        let other = &self.machines[self.random.below(usize::from(PODS))][self.random.below(MACHINES)];
+        self.machines[usize::from(process.pod)][process.machine].meets(fate, other);
         self.outcome.kills += 1;
     }
 
-    /// A process, if there is one, once in so many times.
-    fn victim(&mut self, once_in: usize) -> Option<usize> {
-        (self.random.once_in(once_in) && !self.processes.is_empty()).then(|| self.random.below(self.processes.len()))
+    /// True if somebody has stopped because records are gone, and nothing behind them is out.
+    fn is_stopped(&self, before: u64) -> Result<bool, String> {
+        let Some(Gone { partition, rows }) = self.gone else { return Ok(false) };
+        let stopped = self.job.counts.borrow().gone > before;
+        if stopped && self.reader.rows_of(partition) > rows {
+            return Err(format!("I1: rows of partition {partition} behind the {rows} of which some were lost are out"));
+        }
+        Ok(stopped)
     }
 
-    /// Kills, sends to sleep, cuts off, fills disks, changes the number of pods; and starts a process of each pod that has none awake, or
-    /// sometimes a second one.
-    fn disturb(&mut self) {
-        let now = self.now();
-        self.processes.retain(|process| self.job.world.is_alive(process.task));
-        if let Some(victim) = self.victim(self.plan.kill) {
-            self.kill(victim);
-        }
-        if let Some(victim) = self.victim(self.plan.pause) {
-            let ms = [50, 1_000, 5_000, 20_000][self.random.below(4)];
-            self.job.world.pause(self.processes[victim].task, ms);
-            self.processes[victim].asleep_until_ms = now + ms;
-            self.outcome.pauses += 1;
-        }
-        if let Some(victim) = self.victim(self.plan.cut) {
-            let way = if self.random.once_in(2) { Cut::Both } else { Cut::Answers };
-            let ms = 100 + self.random.below(6_000) as u64;
-            self.job.world.cut(self.processes[victim].task, ms, way);
-            self.outcome.cuts += 1;
-        }
-        if let Some(victim) = self.victim(self.plan.full_disk) {
-            let process = &self.processes[victim];
-            self.machines[usize::from(process.pod)][process.machine].fill_up();
-            self.outcome.disks += 1;
-        }
-        if self.random.once_in(80) {
-            self.machines.iter().flatten().for_each(Disks::back_up);
-        }
-        if self.plan.pods > 1 && self.random.once_in(self.plan.rescale) {
-            self.job.pods.set(1 + self.random.below(usize::from(self.plan.pods)) as u16);
-            self.outcome.rescales += 1;
-        }
-        self.disturb_input(now);
-        for pod in 0..self.job.pods.get() {
-            let awake = |process: &&Process| process.pod == pod && process.asleep_until_ms <= now;
-            let none = self.processes.iter().filter(awake).count() == 0;
-            if (none && self.random.once_in(3)) || self.random.once_in(self.plan.second) {
-                self.start(pod);
-            }
-        }
-    }
-
-    /// Somebody else begins a transaction on the input and leaves it open for a while, then aborts it: nothing of it may be seen.
-    fn disturb_input(&mut self, now: u64) {
-        if let Some((by, until)) = self.foreign.clone() {
-            if now >= until {
-                self.ask(&Request::EndTxn { by, commit: false });
-                self.foreign = None;
-            }
-            return;
-        }
-        if !self.random.once_in(self.plan.foreign) {
-            return;
-        }
-        let init = Request::InitProducerId { transactional_id: FOREIGN.to_owned(), timeout_ms: 60_000 };
-        let Some(Answer::Producer(producer)) = self.ask(&init) else { return };
-        let by = Transactional { id: FOREIGN.to_owned(), producer };
-        let to = (INPUT.to_owned(), self.random.below(self.rows.len()) as i32);
-        let records = vec![Record { value: Some(encode(&[0, 0, -1])), ..Record::default() }];
-        self.ask(&Request::AddPartitionsToTxn { by: by.clone(), partitions: vec![to.clone()] });
-        self.ask(&Request::Produce { by: Some(by.clone()), to, sequence: 0, records });
-        self.foreign = Some((by, now + self.random.below(5_000) as u64));
-        self.outcome.foreign += 1;
-    }
-
-    /// Nothing breaks any more. I13: after this time everything that was read is out. False for a run in which that cannot be, by the one limit that is
-    /// known: such runs are counted.
+    /// Nothing breaks any more. I13: after this time everything that was read is out; or, if records of the input are lost, a process says so. False
+    /// for that.
     fn heal(&mut self) -> Result<bool, String> {
         self.job.world.set_faults(QUIET);
         self.job.store.set_faults(STORE_QUIET);
         if let Some((by, _)) = self.foreign.take() {
             self.ask(&Request::EndTxn { by, commit: false });
         }
-        let healed = self.now();
+        self.machines.iter().flatten().for_each(|disks| disks.slow_down(0));
+        self.job.world.broker_away(0);
+        let (healed, stops) = (self.now(), self.job.counts.borrow().gone);
         let mut looks = 0;
         loop {
             self.feed();
@@ -346,13 +261,10 @@ impl Run {
             if self.reader.is_complete(rows, &self.windows) && open == 0 && self.now() + AFTER_MS >= LEAST_MS {
                 return Ok(true);
             }
+            if self.is_stopped(stops)? && open == 0 && self.now() >= LEAST_MS {
+                return Ok(false);
+            }
             if self.now() > healed + HEAL_MS {
-                let control = fetch(&self.job.world, control_place(), 0);
-                let records: Vec<Record> = control.records.into_iter().map(|(_, record)| record).collect();
-                if pods_fence_each_other(&records) {
-                    self.outcome.known += 1;
-                    return Ok(false);
-                }
                 let progress = self.reader.progress(rows, &self.windows);
                 return Err(format!("I13: {HEAL_MS} ms after the last fault: {progress}, {open} open transactions"));
             }

@@ -3,11 +3,8 @@
 //! Owns the loop that the runtime's driver has in the program. Workers, shuffle and protocol are the program's own.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::future::Future;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use checkpoint::commit::{Command, CommitProtocol, Input, State, Triggers};
 use dataflow::exchange::{ports, ports_of_pod};
@@ -18,9 +15,10 @@ use dataflow::sink::SinkPayload;
 use dataflow::source::SourcePosition;
 use dataflow::state::{LogOffset, ShardStore};
 use dataflow::worker::{AppliedOffsets, CommitId, StepStatus, Wake, Worker, WorkerCommit, WorkerConfig, WorkerEvent};
-use sim::message::{Answer, Fetched, Isolation, Place, Record, Request};
+use sim::message::{Place, Record, Request};
 
-use super::commit::{CALL_TIMEOUT_MS, Commit, Ended, JOB, Log};
+use super::commit::{Commit, Ended, JOB, Log};
+use super::feed::{Feed, Pending, Target, poll};
 use super::job::{self, Buffer, FieldEncoder, INPUT, Inbox, InboxReader, InputPartition, ROWS, SOURCE, WINDOWS};
 use super::machine::Disks;
 use super::member::{Member, watch};
@@ -30,47 +28,18 @@ use super::pod::{Job, Machine, output_topic};
 use super::restore::{Restored, shuffle_place};
 use super::snapshots::Taker;
 
-/// Rows of an input partition, and messages for a shard, that wait at most before no more are fetched; and how many come at once.
-const BUFFERED: usize = 60;
-const FETCHED: usize = 30;
 /// Messages for a shard that a pod may be behind before it pauses its sources.
 const LAG: u64 = 8;
-/// A partition that had nothing is asked again after this time.
-const EMPTY_US: u64 = 40_000;
 const STEPS: usize = 6;
 const TRIGGERS: Triggers = Triggers { interval_ms: 50, max_bytes: 1 << 20, max_rows: 200 };
 /// What was read of other pods' messages is removed this often.
 const TRIM_MS: u64 = 5_000;
-
-type Pending<T> = Pin<Box<dyn Future<Output = T>>>;
-
-fn poll<T>(pending: &mut Option<Pending<T>>) -> Option<T> {
-    let Poll::Ready(done) = pending.as_mut()?.as_mut().poll(&mut Context::from_waker(Waker::noop())) else {
-        return None;
-    };
-    *pending = None;
-    Some(done)
-}
 
 /// What became of a turn.
 pub(crate) enum Turn {
     GoesOn,
     /// Another assignment is in force, and everything is committed.
     Left(Log),
-}
-
-/// Whose records a fetch brings.
-enum Target {
-    Rows(Buffer),
-    Messages(Inbox),
-}
-
-/// A partition that is read.
-struct Feed {
-    from: Place,
-    next: i64,
-    target: Target,
-    pending: Option<Pending<Option<Fetched>>>,
 }
 
 /// See the module's documentation.
@@ -136,7 +105,7 @@ impl Running {
             shards: own,
             disks: machine.disks.clone(),
             process,
-            skew_ms: machine.skew_ms,
+            skew_ms: Rc::clone(&machine.skew_ms),
             count: 0,
             base: None,
         };
@@ -170,7 +139,7 @@ impl Running {
     /// Takes what has arrived, lets the workers work, and does what the protocol says.
     pub(crate) fn turn(&mut self, job: &Rc<Job>) -> Result<Turn, Ended> {
         let now = job.world.now_ms();
-        self.fetch(job);
+        self.fetch(job)?;
         self.watch();
         self.snapshot(job, now);
         let mut commands = Vec::new();
@@ -260,16 +229,8 @@ impl Running {
         self.protocol.on(input, now, commands).expect("the pod and the protocol agree");
     }
 
-    fn fetch(&mut self, job: &Rc<Job>) {
-        for feed in &mut self.feeds {
-            if let Some(fetched) = poll(&mut feed.pending).flatten() {
-                feed.take(&fetched);
-            }
-            if feed.pending.is_none() && feed.len() < BUFFERED {
-                feed.ask(job);
-            }
-            i12_bounded(job, feed.len());
-        }
+    fn fetch(&mut self, job: &Rc<Job>) -> Result<(), Ended> {
+        self.feeds.iter_mut().try_for_each(|feed| feed.go_on(job))
     }
 
     fn step(&mut self, index: usize, now: u64, commands: &mut Vec<Command>) -> Result<StepStatus, Ended> {
@@ -425,69 +386,6 @@ impl Running {
     }
 }
 
-impl Feed {
-    fn len(&self) -> usize {
-        match &self.target {
-            Target::Rows(buffer) => buffer.len(),
-            Target::Messages(inbox) => inbox.len(),
-        }
-    }
-
-    fn taken(&self) -> u64 {
-        match &self.target {
-            Target::Rows(buffer) => buffer.taken(),
-            Target::Messages(inbox) => inbox.taken(),
-        }
-    }
-
-    fn take(&mut self, fetched: &Fetched) {
-        self.next = fetched.next_offset;
-        match &self.target {
-            Target::Rows(buffer) => {
-                for (offset, record) in &fetched.records {
-                    let row = job::decode(record.value.as_deref().expect("a row")).try_into().expect("three fields");
-                    buffer.push(offset + 1, row);
-                }
-            }
-            Target::Messages(inbox) => {
-                let messages =
-                    fetched.records.iter().map(|(at, record)| (*at, record.value.clone().unwrap_or_default()));
-                inbox.push(messages, fetched.next_offset, fetched.high_watermark);
-            }
-        }
-    }
-
-    fn ask(&mut self, job: &Rc<Job>) {
-        let (world, from, offset) = (job.world.clone(), self.from.clone(), self.next);
-        self.pending = Some(Box::pin(async move {
-            let (most, isolation) = (FETCHED, Isolation::ReadCommitted);
-            match world.call(world.connect(), CALL_TIMEOUT_MS, Request::Fetch { from, offset, most, isolation }).await {
-                Ok(Answer::Fetched(fetched)) => {
-                    if fetched.next_offset == offset {
-                        world.sleep(EMPTY_US).await;
-                    }
-                    Some(fetched)
-                }
-                Ok(_) | Err(_) => {
-                    world.sleep(EMPTY_US).await;
-                    None
-                }
-            }
-        }));
-        // The first request goes out now.
-        if let Some(fetched) = poll(&mut self.pending).flatten() {
-            self.take(&fetched);
-        }
-    }
-}
-
-/// I12: what waits in memory is bounded.
-fn i12_bounded(job: &Rc<Job>, waiting: usize) {
-    if waiting > BUFFERED + FETCHED {
-        job.wrong(format!("I12: {waiting} records of a partition wait in memory"));
-    }
-}
-
 /// The workers of a process, and what feeds them.
 fn workers(
     job: &Rc<Job>,
@@ -511,7 +409,7 @@ fn workers(
         let part = InputPartition::new(partition, next, buffer.clone());
         sources[place % count].push((SOURCE, Box::new(part) as Box<dyn dataflow::source::SourcePartition>));
         let from = (INPUT.to_owned(), partition);
-        feeds.push(Feed { from, next, target: Target::Rows(buffer), pending: None });
+        feeds.push(Feed::new(from, next, Target::Rows(buffer)));
     }
     let mut stores: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
     let mut readers: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
@@ -522,7 +420,7 @@ fn workers(
             let (inbox, from) = (Inbox::default(), shuffle_place(shard));
             let reader = InboxReader::new(shard, &from.0, inbox.clone(), next, there);
             readers[worker].push((exchange, Box::new(reader) as Box<dyn ShuffleReader>));
-            feeds.push(Feed { from, next, target: Target::Messages(inbox), pending: None });
+            feeds.push(Feed::new(from, next, Target::Messages(inbox)));
         }
         stores[worker].push(Box::new(store) as Box<dyn ShardStore>);
     }

@@ -3,6 +3,7 @@
 //! Owns the calls, in the order of `job-runtime::snapshot`. Keys, manifests, retention, trim and choice are `checkpoint::snapshot`'s, the very code
 //! of the program. A shard's database is one file: its entries as a change batch.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
@@ -81,7 +82,7 @@ pub(crate) struct Taker {
     pub(crate) disks: Disks,
     pub(crate) process: u64,
     /// The clock of the pod is wrong by so much.
-    pub(crate) skew_ms: i64,
+    pub(crate) skew_ms: Rc<Cell<i64>>,
     pub(crate) count: u32,
     /// The pod's last checkpoint; `None` until it was looked for.
     pub(crate) base: Option<(u64, BTreeMap<ShardId, ShardEntry>)>,
@@ -108,7 +109,7 @@ impl Taker {
     }
 
     fn wall_ms(&self) -> u64 {
-        (i64::try_from(self.job.world.now_ms()).expect("a run is short") + 10_000_000 + self.skew_ms) as u64
+        (i64::try_from(self.job.world.now_ms()).expect("a run is short") + 10_000_000 + self.skew_ms.get()) as u64
     }
 
     async fn take(&mut self) -> Result<bool, Failed> {

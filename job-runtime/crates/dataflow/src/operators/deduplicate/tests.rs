@@ -117,6 +117,7 @@ fn run(case: &Case, seed: u64) -> (Vec<Row>, Outcome) {
         queue_capacity: 2,
         max_rows: 13,
         commit_once_in: 9,
+        rescale_once_in: if case.pods > 1 { 400 } else { 0 },
         crash_once_in: case.crash_once_in,
         state_budget: case.state_budget,
     };

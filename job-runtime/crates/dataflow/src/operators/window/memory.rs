@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use super::{Open, VERSION, WindowAggregate, WindowError, write_state_key};
 use crate::graph::OperatorUid;
-use crate::key::group_of;
+use crate::key::{ShardId, group_of};
 use crate::operators::{StateSize, Stateful};
 use crate::state::Stores;
 use crate::state::age::{AGES, class, cut};
@@ -92,6 +92,25 @@ impl WindowAggregate {
     }
 }
 
+impl WindowAggregate {
+    /// These shards are another pod's: forgets their groups and notes. No window is being emitted, and no change waits for a barrier.
+    pub fn leave(&mut self, shards: &[ShardId]) {
+        self.notes.retain(|shard, _| !shards.contains(shard));
+        let of = self.shards;
+        for open in self.open.values_mut() {
+            let is_gone = |group: &u32| shards.contains(&of.shard_of(group_of(open.groups.hash(*group))));
+            let gone: Vec<u32> = (0..open.groups.len() as u32).filter(is_gone).collect();
+            let before = open.groups.bytes();
+            open.groups.forget(&gone);
+            self.bytes = self.bytes + open.groups.bytes() - before;
+            for groups in shards.iter().map(|shard| of.groups(*shard)) {
+                open.stored.remove(&groups);
+                open.spilled.remove(&groups);
+            }
+        }
+    }
+}
+
 impl Stateful for WindowAggregate {
     fn size(&self) -> StateSize {
         Self::size(self)
@@ -103,6 +122,10 @@ impl Stateful for WindowAggregate {
 
     fn on_applied(&mut self, commit: CommitId, _: &Stores) {
         self.applied(commit);
+    }
+
+    fn leave(&mut self, shards: &[ShardId]) {
+        Self::leave(self, shards);
     }
 
     fn evict(&mut self, bytes: u64) {

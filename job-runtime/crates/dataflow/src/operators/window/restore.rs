@@ -75,6 +75,9 @@ impl WindowAggregate {
             let here = at..note.groups_end.min(groups.end);
             let open = note.windows.iter().filter(|end| **end > note.closed_through);
             found.extend(open.flat_map(|&end| here.clone().map(move |group| (end, KeyGroup(group)))));
+            if at != groups.start {
+                self.parts.entry(shard).or_default().push(KeyGroup(at));
+            }
             at = here.end;
             if here == groups && note.groups_end == groups.end {
                 own = note;

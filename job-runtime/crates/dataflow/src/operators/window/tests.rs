@@ -60,7 +60,7 @@ pub(super) fn operator() -> WindowAggregate {
     operator_of(Shards::new(4).unwrap())
 }
 
-fn operator_of(shards: Shards) -> WindowAggregate {
+pub(super) fn operator_of(shards: Shards) -> WindowAggregate {
     let time = |name: &str| Field::new(name, DataType::Timestamp(TimeUnit::Millisecond, None), true);
     let mut fields = vec![Field::new("k", DataType::Utf8, true), time("window_start"), time("window_end")];
     let results = calls().into_iter().enumerate().map(|(i, c)| Field::new(format!("a{i}"), c.output_type, true));
@@ -80,7 +80,7 @@ pub(super) fn stores() -> Stores {
     Stores::new(shards, shards.all().map(|s| Box::new(MemoryStore::new(s, Disk::default())) as _).collect())
 }
 
-fn apply(stores: &mut Stores, changes: &[(ShardId, ChangeBatch)]) {
+pub(super) fn apply(stores: &mut Stores, changes: &[(ShardId, ChangeBatch)]) {
     for store in stores.iter_mut() {
         let shard = store.shard();
         for (_, batch) in changes.iter().filter(|(of, _)| *of == shard) {

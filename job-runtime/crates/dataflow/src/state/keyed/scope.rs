@@ -186,7 +186,9 @@ impl Scope {
             };
             let moved = self.ttl_ms.is_some() && self.time_ms >= before.time_ms.saturating_add(self.step_ms);
             let described = known && before.description == self.description;
-            if (!known && !changes.has(shard)) || (described && !moved && before.buckets == here) {
+            // A shard that was put together has one note from its first barrier on: a savepoint takes only the one at its beginning along.
+            let parts = self.parts.remove(&shard).unwrap_or_default();
+            if (!known && !changes.has(shard) && parts.is_empty()) || (described && !moved && before.buckets == here) {
                 continue;
             }
             let time_ms = if moved { self.time_ms } else { before.time_ms };
@@ -198,7 +200,7 @@ impl Scope {
             note.write(&mut value);
             let batch = changes.of(self.shards, KeyGroup(groups.start));
             batch.put(&key, &value);
-            for part in self.parts.remove(&shard).unwrap_or_default() {
+            for part in parts {
                 key[..2].copy_from_slice(&part.0.to_be_bytes());
                 batch.delete(&key);
             }
@@ -223,6 +225,13 @@ impl Scope {
                 store.expire(self.uid, time_ms);
             }
         }
+    }
+
+    /// These shards are another pod's: forgets their notes. What the states have of them they forget themselves.
+    pub fn leave(&mut self, shards: &[ShardId]) {
+        self.notes.retain(|shard, _| !shards.contains(shard));
+        self.parts.retain(|shard, _| !shards.contains(shard));
+        self.noting.retain(|(_, shard, _)| !shards.contains(shard));
     }
 
     /// True if changes were taken that are not in the stores.

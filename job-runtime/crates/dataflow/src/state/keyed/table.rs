@@ -5,7 +5,7 @@
 use hashbrown::HashTable;
 
 use super::{KeyedError, NEVER, Scope, Slot, stored_value};
-use crate::key::{KeyGroup, KeyGroupSet};
+use crate::key::{KeyGroup, KeyGroupSet, ShardId};
 use crate::state::age::{AGES, class};
 use crate::state::{Changes, Stores, state_key_prefix};
 
@@ -363,6 +363,18 @@ impl Table {
             }
         }
         self.forget(&gone);
+    }
+
+    /// Forgets everything of these shards, of which nothing is dirty.
+    pub(super) fn leave(&mut self, scope: &Scope, shards: &[ShardId]) {
+        let is_gone = |entry: &Entry| shards.contains(&scope.shards.shard_of(entry.group));
+        let entries = self.entries.iter().enumerate().filter(|(_, entry)| is_gone(entry));
+        let gone: Vec<Slot> = entries.map(|(at, _)| Slot(at as u32)).collect();
+        // They have not made room for others.
+        let touches = self.touches;
+        self.forget(&gone);
+        self.touches = touches;
+        shards.iter().for_each(|shard| self.spilled.remove(&scope.shards.groups(*shard)));
     }
 
     /// Forgets entries, given in ascending order, of which none is dirty or pending. All slots are others then.

@@ -434,41 +434,65 @@ proptest! {
     }
 }
 
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
+fn division(count: u16) -> Shards {
+    Shards::new(count).unwrap()
+}
+
+/// A job of so many shards that has these entries, opened.
+fn opened(count: u16, entries: &Entries) -> (Vec<Disk>, Stores, Scope) {
+    let all = division(count);
+    let disks: Vec<Disk> = all.all().map(|_| Disk::default()).collect();
+    let store = |(shard, disk): (ShardId, &Disk)| Box::new(MemoryStore::new(shard, disk.clone())) as _;
+    let mut stores = Stores::new(all, all.all().zip(&disks).map(store).collect());
+    let mut changes = Changes::default();
+    for (key, value) in entries {
+        let group = crate::key::KeyGroup(u16::from_be_bytes([key[0], key[1]]));
+        changes.of(all, group).put(key, value);
+    }
+    apply(&mut stores, &changes.into_shards(), 1);
+    let owned: Vec<ShardId> = all.all().collect();
+    let ttl = Some(Duration::from_millis(TTL as u64));
+    let config =
+        ScopeConfig { uid: UID, shards: all, owned: &owned, ttl, apart: false, description: Description::default() };
+    let mut scope = Scope::new(config);
+    scope.restore(&stores).unwrap();
+    (disks, stores, scope)
+}
+
+fn all_entries(disks: &[Disk]) -> Entries {
+    disks.iter().flat_map(Disk::entries).collect()
+}
+
+fn notes(disks: &[Disk]) -> usize {
+    all_entries(disks).keys().filter(|key| key.len() == 7).count()
+}
+
+/// What a job of `next` shards takes of one of `count`.
+fn cut(count: u16, disks: &[Disk], next: u16) -> Entries {
+    let (old, all) = (division(count), division(next));
+    let mut taken = Entries::new();
+    for (shard, disk) in old.all().zip(disks) {
+        for new in all.all() {
+            for (key, value) in disk.entries() {
+                if let Some(key) = crate::state::reshard(&key, &old.groups(shard), &all.groups(new)) {
+                    taken.insert(key.into_owned(), value);
+                }
+            }
+        }
+    }
+    taken
+}
+
 /// Shards that are cut differently, as another job's may be: one becomes three, and three one.
 #[test]
 fn other_shards_find_what_was_theirs() {
-    let all = |count: u16| Shards::new(count).unwrap();
-    let open = |count: u16, entries: &BTreeMap<Vec<u8>, Vec<u8>>| {
-        let disks: Vec<Disk> = all(count).all().map(|_| Disk::default()).collect();
-        let store = |(shard, disk): (ShardId, &Disk)| Box::new(MemoryStore::new(shard, disk.clone())) as _;
-        let mut stores = Stores::new(all(count), all(count).all().zip(&disks).map(store).collect());
-        let mut changes = Changes::default();
-        for (key, value) in entries {
-            let group = crate::key::KeyGroup(u16::from_be_bytes([key[0], key[1]]));
-            changes.of(all(count), group).put(key, value);
-        }
-        apply(&mut stores, &changes.into_shards(), 1);
-        let owned: Vec<ShardId> = all(count).all().collect();
-        let ttl = Some(Duration::from_millis(TTL as u64));
-        let config = ScopeConfig {
-            uid: UID,
-            shards: all(count),
-            owned: &owned,
-            ttl,
-            apart: false,
-            description: Description::default(),
-        };
-        let mut scope = Scope::new(config);
-        scope.restore(&stores).unwrap();
-        (disks, stores, scope)
-    };
-    let entries = |disks: &[Disk]| disks.iter().flat_map(Disk::entries).collect::<BTreeMap<_, _>>();
-    let notes = |entries: &BTreeMap<Vec<u8>, Vec<u8>>| entries.keys().filter(|key| key.len() == 7).count();
     let keys: Vec<u8> = (0..200).collect();
     let (encoded, hashes) = encode(&keys, false);
-    let mut stored = BTreeMap::new();
+    let mut stored = Entries::new();
     for (round, count) in [1u16, 3, 1, 3, 2].into_iter().enumerate() {
-        let (disks, mut stores, mut scope) = open(count, &stored);
+        let (disks, mut stores, mut scope) = opened(count, &stored);
         let (mut values, mut timers) = (ValueState::new(&scope, 0), Timers::new(&scope, 0));
         assert_eq!(scope.time_ms, if round == 0 { NO_WATERMARK } else { 100 * round as i64 }, "round {round}");
         values.find(&scope, &stores, &encoded, &hashes).unwrap();
@@ -490,19 +514,41 @@ fn other_shards_find_what_was_theirs() {
         timers.take_changes(&scope, &mut changes);
         scope.write_notes(timers.buckets(), &mut changes);
         apply(&mut stores, &changes.into_shards(), 2);
-        let old = all(count);
-        let next = [3, 1, 3, 2, 1][round];
-        assert_eq!(notes(&entries(&disks)), usize::from(count), "one note per shard");
-        stored = BTreeMap::new();
-        for (shard, disk) in old.all().zip(&disks) {
-            for new in all(next).all() {
-                for (key, value) in disk.entries() {
-                    if let Some(key) = crate::state::reshard(&key, &old.groups(shard), &all(next).groups(new)) {
-                        stored.insert(key.into_owned(), value);
-                    }
-                }
-            }
-        }
+        assert_eq!(notes(&disks), usize::from(count), "one note per shard");
+        stored = cut(count, &disks, [3, 1, 3, 2, 1][round]);
+    }
+}
+
+/// A savepoint takes only the note at a shard's beginning along: what it says must be true of the whole shard, even if nothing has changed since the
+/// start.
+#[test]
+fn shards_that_were_cut_often_and_changed_by_nobody_still_have_all() {
+    let (encoded, hashes) = encode(&(0..200).collect::<Vec<u8>>(), false);
+    let (mut disks, mut stores, mut scope) = opened(3, &Entries::new());
+    let mut values = ValueState::new(&scope, 0);
+    values.find(&scope, &stores, &encoded, &hashes).unwrap();
+    scope.advance(100);
+    for row in 0..200 {
+        let slot = values.slot(row);
+        values.set(&scope, slot, Lifetime::Kept, &[1]);
+    }
+    let mut changes = Changes::default();
+    scope.begin(CommitId::FIRST);
+    values.take_changes(&scope, &mut changes);
+    scope.write_notes(std::iter::empty(), &mut changes);
+    apply(&mut stores, &changes.into_shards(), 2);
+    for (count, next) in [(3, 1), (1, 3), (3, 2), (2, 5), (5, 2)] {
+        let (after, mut stores, mut quiet) = opened(next, &cut(count, &disks, next));
+        assert_eq!(quiet.time_ms, 100, "{count} to {next}");
+        let mut changes = Changes::default();
+        quiet.begin(CommitId::FIRST);
+        quiet.write_notes(std::iter::empty(), &mut changes);
+        apply(&mut stores, &changes.into_shards(), 2);
+        assert!(next > 1 || notes(&after) == 1, "{} notes", notes(&after));
+        let mut values = ValueState::new(&quiet, 0);
+        values.find(&quiet, &stores, &encoded, &hashes).unwrap();
+        assert!((0..200).all(|row| values.get(&quiet, values.slot(row)).is_some()), "{count} to {next}");
+        disks = after;
     }
 }
 

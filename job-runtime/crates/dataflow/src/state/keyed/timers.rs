@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BinaryHeap};
 
 use super::table::{EntryKey, Table, Touches};
 use super::{KeyedError, Kind, NEVER, Scope, Slot, ordered_time, time_of};
-use crate::key::{KeyGroup, KeyGroupSet, group_of, hash_bytes, in_group};
+use crate::key::{KeyGroup, KeyGroupSet, ShardId, group_of, hash_bytes, in_group};
 use crate::state::{Changes, Stores, state_key_prefix};
 
 /// Width of a bucket. Its timers share the first six bytes behind the kind: this must not change.
@@ -180,6 +180,14 @@ impl Bucket {
         self.heap = self.table.present().map(|slot| Reverse((self.time_of(slot), slot.0))).collect();
     }
 
+    /// Forgets the timers of these shards, of which nothing is dirty.
+    fn leave(&mut self, scope: &Scope, shards: &[ShardId]) {
+        self.table.leave(scope, shards);
+        self.forget(&[]);
+        shards.iter().for_each(|shard| self.stored.remove(&scope.shards.groups(*shard)));
+        self.unread_from = self.unread_from.filter(|_| !self.table.spilled.is_empty());
+    }
+
     fn bytes(&self) -> u64 {
         self.table.bytes() + (self.heap.len() * size_of::<Reverse<(i64, u32)>>()) as u64
     }
@@ -317,6 +325,11 @@ impl Timers {
             .values()
             .map(|bucket| bucket.table.touches)
             .fold(self.touches, |a, b| Touches { misses: a.misses + b.misses, evictions: a.evictions + b.evictions })
+    }
+
+    /// These shards are another pod's: forgets their timers. No change waits for a barrier.
+    pub fn leave(&mut self, scope: &Scope, shards: &[ShardId]) {
+        self.buckets.values_mut().for_each(|bucket| bucket.leave(scope, shards));
     }
 
     /// Takes timers out of memory, the latest first, until about `bytes` are free or none is left that the stores have.

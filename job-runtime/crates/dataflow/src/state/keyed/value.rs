@@ -4,7 +4,7 @@
 
 use super::table::{EntryKey, Table, Touches};
 use super::{KeyedError, Kind, Lifetime, Scope, Slot};
-use crate::key::{EncodedKeys, group_of};
+use crate::key::{EncodedKeys, ShardId, group_of};
 use crate::state::age::{AGES, cut};
 use crate::state::{Changes, Stores};
 
@@ -112,6 +112,11 @@ impl ValueState {
     /// What was read and what has left.
     pub fn touches(&self) -> Touches {
         self.table.touches
+    }
+
+    /// These shards are another pod's: forgets their values. No change waits for a barrier.
+    pub fn leave(&mut self, scope: &Scope, shards: &[ShardId]) {
+        self.table.leave(scope, shards);
     }
 
     /// Takes entries out of memory, the least recently used first, until about `bytes` are free or none is left that the stores have.

@@ -178,12 +178,14 @@ fn compare(seed: u64, plan: &Plan, shuffled: &Plan, spec: &Spec, placed: bool) -
         queue_capacity: 2,
         max_rows: 20,
         commit_once_in: 20,
+        rescale_once_in: 0,
         crash_once_in: 0,
         state_budget: u64::MAX,
     };
     let want = harness(shuffled, Vec::new()).run(seed).unwrap();
     let Spec { pods, max_workers, crash_once_in, state_budget, .. } = *spec;
-    let run = Harness { pods, max_workers, crash_once_in, state_budget, ..harness(plan, groups) };
+    let rescale_once_in = if pods > 1 { 400 } else { 0 };
+    let run = Harness { pods, max_workers, rescale_once_in, crash_once_in, state_budget, ..harness(plan, groups) };
     let got = run.run(seed).unwrap();
     assert_eq!((want.late_dropped, got.late_dropped), (0, 0), "seed {seed}");
     for (number, (sink, twin)) in plan.sinks.iter().zip(&shuffled.sinks).enumerate() {
