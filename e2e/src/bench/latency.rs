@@ -15,7 +15,7 @@ use super::until;
 use super::watch::Latencies;
 use crate::kafka::bootstrap;
 
-/// Half of what this machine carries with broker, sender and reader on it; the row says how busy it was.
+/// At most; less where this keeps more than half of the machine busy, broker, sender and reader included.
 const RATE: u64 = 100_000;
 const SHUFFLED_RATE: u64 = 10_000;
 const COMMITS_RATE: u64 = 20_000;
@@ -25,6 +25,12 @@ const SHARDS: u16 = 4;
 const FIRST: Duration = Duration::from_secs(30);
 const WARM_UP: Duration = Duration::from_secs(3);
 const MEASURED: Duration = Duration::from_secs(12);
+/// Between two looks at the job.
+const LOOK: Duration = Duration::from_millis(200);
+/// Half load: percent of the machine.
+const HALF: u64 = 50;
+/// Records that come sooner do not wait behind others.
+const CAUGHT_UP_US: u64 = 300_000;
 
 /// Commit times by partitions of the output.
 ///
@@ -93,25 +99,41 @@ pub fn shuffled(runner: &Runner, sheet: &mut Sheet) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Feeds, reads, and calls `look` now and then.
+/// Feeds at `rate` or at what the machine carries with half of its processors, reads, and calls `look` now and then.
 fn measure(input: &str, output: &str, rate: u64, mut look: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Line> {
     let latencies = Latencies::of(output)?;
-    let feeder = Feeder::narrow(input, IN_PARTITIONS, rate)?;
+    let mut feeder = Feeder::narrow(input, IN_PARTITIONS, rate)?;
     until("a record", FIRST, || {
         look()?;
         Ok((!latencies.take().is_empty()).then_some(()))
     })?;
-    std::thread::sleep(WARM_UP);
-    latencies.take();
-    let machine = Machine::now()?;
-    for _ in 0..MEASURED.as_millis() / 200 {
-        std::thread::sleep(Duration::from_millis(200));
-        look()?;
+    let mut looked = |time: Duration| {
+        let machine = Machine::now()?;
+        for _ in 0..time.as_millis() / LOOK.as_millis() {
+            std::thread::sleep(LOOK);
+            look()?;
+        }
+        machine.busy_since()
+    };
+    looked(WARM_UP)?;
+    let (busy, mut rate) = (looked(WARM_UP)?, rate);
+    if busy > HALF + HALF / 5 {
+        feeder.finish()?;
+        rate = (rate * HALF / busy).next_multiple_of(1_000);
+        feeder = Feeder::narrow(input, IN_PARTITIONS, rate)?;
+        until("what was too much", FIRST, || {
+            std::thread::sleep(LOOK);
+            let late = latencies.take();
+            Ok((!late.is_empty() && late.value_at_quantile(0.5) < CAUGHT_UP_US).then_some(()))
+        })?;
+        looked(WARM_UP)?;
     }
-    let (histogram, busy) = (latencies.take(), machine.busy_since()?);
+    latencies.take();
+    let busy = looked(MEASURED)?;
+    let histogram = latencies.take();
     feeder.finish()?;
     latencies.finish()?;
-    let figure = format!("{}; {} records, machine {busy} % busy", in_words(&histogram), histogram.len());
+    let figure = format!("{} at {rate} records/s, machine {busy} % busy", in_words(&histogram));
     let p99 = histogram.value_at_quantile(0.99) as f64 / 1000.0;
     Ok(Line { figure, value: Some(p99), ..Line::default() })
 }

@@ -120,14 +120,14 @@ pub const ROWS: &[RowInfo] = &[
     figure(
         "latency",
         "latency",
-        "produced to readable by a `read_committed` reader, 100,000 records/s, no shuffle, commit interval 20 ms, 8 partitions",
+        "produced to readable by a `read_committed` reader at half load, no shuffle, commit interval 20 ms, 8 partitions",
         Some((150.0, 50.0, "ms")),
     ),
-    figure("latency", "rss-load", "RSS of that job", Some((128.0, 64.0, "MiB"))),
+    figure("latency", "rss-load", "RSS of that job, at first with 100,000 records/s", Some((128.0, 64.0, "MiB"))),
     figure(
         "shuffle",
         "latency-shuffle",
-        "the same with one shuffle: 10,000 records/s, two pods, each row once by key, 4 shards, 4 partitions",
+        "the same with one shuffle: two pods, each row once by key, 4 shards, 4 partitions",
         Some((300.0, 100.0, "ms")),
     ),
     figure(

@@ -40,6 +40,7 @@ fn main() -> anyhow::Result<()> {
     for (group, run) in GROUPS {
         if sheet.wants_of(group) {
             if let Err(error) = run(&runner, &mut sheet) {
+                println!("{group}: {error:#}");
                 sheet.failed(group, &error);
             }
             // What the group wrote to Kafka goes with it; without a broker there is nothing.
@@ -81,7 +82,7 @@ fn body(sheet: &Sheet) -> String {
         "## Throughput\n\n\
          Nexmark and state: generators in process, blackhole sink; Nexmark has {NEXMARK_EVENTS} events of which 46 in 50 are bids (records in). Counts of \
          Kafka\nrecords have five rows of each key in each window.\n\n{roofline}{}\n\
-         ## Latency, recovery, snapshots, memory\n\nOf several kills the longest counts. A reader is a client of its own that shares no code with the runtime.\n\n{}{missed}",
+         ## Latency, recovery, snapshots, memory\n\nOf several kills the longest counts. Half load is where about half of the machine is busy, broker, sender and reader included. A reader is a\nclient of its own that shares no code with the runtime.\n\n{}{missed}",
         sheet.table(Table::Throughput),
         sheet.table(Table::Figures),
     )
