@@ -364,9 +364,6 @@ impl Driver {
             None => Ok(()),
         };
         let leaving = self.parts.reassign.is_taken_up_with(id) || self.monitor.reassigned();
-        if leaving && planted::is(Bug::ReleaseFirst) {
-            self.parts.log.leave()?;
-        }
         let log = &mut self.parts.log;
         let offsets = match sent.and_then(|()| crash::around_if(leaving, Step::LastCommit, || log.commit(request))) {
             Ok(offsets) => offsets,
