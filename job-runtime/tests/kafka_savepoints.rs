@@ -192,7 +192,9 @@ impl Job {
         config.set("bootstrap.servers", servers()).set("isolation.level", "read_uncommitted");
         let consumer: BaseConsumer = config.set("group.id", format!("millstream-{}", self.uid)).create().unwrap();
         let (timeout, mut wanted) = (Duration::from_secs(5), TopicPartitionList::new());
-        (0..PARTITIONS).for_each(|partition| drop(wanted.add_partition(topic, partition)));
+        (0..PARTITIONS).for_each(|partition| {
+            wanted.add_partition(topic, partition);
+        });
         let end = |partition| Some(consumer.fetch_watermarks(topic, partition, timeout).unwrap().1);
         self.until("all is committed", || {
             let found = consumer.committed_offsets(wanted.clone(), timeout).unwrap();

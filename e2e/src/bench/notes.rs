@@ -7,7 +7,12 @@ pub fn note(row: &str) -> Option<&'static str> {
     NOTES.iter().find(|(of, _)| *of == row).map(|(_, note)| *note)
 }
 
-const NOTES: &[(&str, &str)] = &[];
+const NOTES: &[(&str, &str)] = &[(
+    "rss-idle",
+    "of 58 MiB with a generator, 33 are pages of files, nearly all of the program itself: they are shared and can be dropped. Of 25 MiB of the process's own \
+     about 13 are the filters of 16 empty memtables, which RocksDB clears when it opens a shard: 5 % of a quarter of the write buffers each (page faults by \
+     caller, a build without optimisation of our own code). Next: filters for what one shard of sixteen can hold of the buffers.",
+)];
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! The commit log in Kafka: one transaction holds the outputs, the state changes (changelog) and the source offsets of an interval.
 //!
-//! Owns the order of the calls and what an error means. Recovery is in `recover`; it does not decide when to commit (crate `checkpoint`).
+//! Owns the order of the calls and what an error means. Recovery is in `recover`, the proof that this process is not fenced in `proof`; it does
+//! not decide when to commit (crate `checkpoint`).
 //!
 //! # Start
 //! 1. [`KafkaCommitLog::fence`]: `init_transactions`, before anything slow. It makes sure that the process before us can commit nothing any
