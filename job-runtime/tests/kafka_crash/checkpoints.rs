@@ -104,7 +104,7 @@ impl Case {
     }
 
     /// Runs the process to its cut. One that only loses an answer goes on, and takes a snapshot nevertheless.
-    fn to_the_cut(&mut self, point: &str) {
+    fn run_to_the_cut(&mut self, point: &str) {
         let mut dying = self.start(&[&format!("MILLSTREAM_CRASH={point}")]);
         let healed = |rig: &Rig| {
             let said = rig.said();
@@ -207,7 +207,7 @@ pub(crate) fn cut(case: &str) {
         case.until_taken(running, 2);
         case.lose_state();
     }
-    case.to_the_cut(point);
+    case.run_to_the_cut(point);
     let running = case.start_again(first == "kept");
     case.until_taken(running, 1);
     let mut running = case.start_again(first != "kept");

@@ -29,7 +29,9 @@ fn until_committed(job: &Pods, topic: &str) {
         .unwrap();
     let (timeout, deadline) = (Duration::from_secs(5), Instant::now() + Duration::from_secs(30));
     let mut wanted = TopicPartitionList::new();
-    (0..PARTITIONS).for_each(|partition| drop(wanted.add_partition(topic, partition)));
+    (0..PARTITIONS).for_each(|partition| {
+        wanted.add_partition(topic, partition);
+    });
     loop {
         let committed = consumer.committed_offsets(wanted.clone(), timeout).unwrap();
         let end = |partition| consumer.fetch_watermarks(topic, partition, timeout).unwrap().1;
