@@ -94,6 +94,8 @@ pub(super) struct Reassign {
     /// Since when gained shards are waited for, by the number of the assignment that gives them.
     waiting: Option<(u64, Instant)>,
     waited: Option<u64>,
+    /// The process begins anew, whatever is read from now on.
+    ending: bool,
 }
 
 /// An assignment that is taken up with a barrier that is on its way.
@@ -115,7 +117,17 @@ struct TakenUp {
 impl Reassign {
     /// Under the assignment that the pod has joined.
     pub(super) fn new(watched: Option<Watched>, under: Assignment) -> Self {
-        Self { watched, under, view: None, stale: false, due: None, taking: None, waiting: None, waited: None }
+        Self {
+            watched,
+            under,
+            view: None,
+            stale: false,
+            due: None,
+            taking: None,
+            waiting: None,
+            waited: None,
+            ending: false,
+        }
     }
 
     /// Takes what is new, and says what that means now. At its end, the process begins anew.
@@ -123,6 +135,9 @@ impl Reassign {
         let Some(watched) = &mut self.watched else { return Now::Go };
         if let Some(view) = watched.news.take() {
             (self.view, self.stale) = (Some(view), true);
+        }
+        if self.ending {
+            return Now::End;
         }
         let (Some(view), None) = (&self.view, &self.taking) else { return Now::Go };
         if !self.stale && self.waiting.is_none() {
@@ -150,7 +165,7 @@ impl Reassign {
                 Now::Go
             }
             Turn::Anew => {
-                self.waited = long_enough.then(|| view.number());
+                (self.waited, self.ending) = (long_enough.then(|| view.number()), true);
                 Now::End
             }
         }
