@@ -40,8 +40,10 @@ use std::time::Instant;
 use job_runtime::crash::Step;
 use workshop::Outcome;
 
-/// Cases at the same time: most of a case is waiting. With five, three pods each, two processors and one broker do not keep up.
+/// Cases of one pod at the same time: most of a case is waiting.
 const AT_ONCE: usize = 3;
+/// Those of several pods: with five cases, two processors and one broker do not keep up.
+const ALONE: usize = 1;
 
 /// The places of a step that every list of cases has.
 fn places(step: Step) -> impl Iterator<Item = &'static str> {
@@ -56,7 +58,7 @@ fn ended_well(point: &str, outcome: &Outcome) {
 }
 
 /// Does every case, several at a time, and says what each took. All are done, whatever fails.
-fn all(cases: &[String], cut: fn(&str)) {
+fn all(cases: &[String], at_once: usize, cut: fn(&str)) {
     // One alone, on the list or not, for whoever looks into it.
     let one: Option<Vec<String>> = std::env::var("CASE").ok().map(|one| vec![one]);
     let cases = one.as_deref().unwrap_or(cases);
@@ -70,7 +72,7 @@ fn all(cases: &[String], cut: fn(&str)) {
             }
         }
     };
-    std::thread::scope(|scope| (0..AT_ONCE).for_each(|_| drop(scope.spawn(work))));
+    std::thread::scope(|scope| (0..at_once).for_each(|_| drop(scope.spawn(work))));
     println!("{} cases, {:.0} s", cases.len(), begin.elapsed().as_secs_f64());
     let failed = failed.into_inner().unwrap();
     assert!(failed.is_empty(), "{failed:?}");
@@ -86,7 +88,7 @@ fn short(all: &[String], short: &[&str]) -> Vec<String> {
 #[test]
 #[ignore = "needs the lab"]
 fn every_point_of_a_start_and_of_a_commit_can_be_cut() {
-    all(&commits::cases(), commits::cut);
+    all(&commits::cases(), AT_ONCE, commits::cut);
 }
 
 #[test]
@@ -94,8 +96,8 @@ fn every_point_of_a_start_and_of_a_commit_can_be_cut() {
 fn points_of_a_checkpoint_and_a_savepoint_can_be_cut() {
     let cases = ["link:after:3 kept", "upload:lost:3 lost", "checkpoint:before:2 lost", "checkpoint:lost:2 kept"];
     let more = ["retire:after:1 lost", "garbage:before:2 kept", "trim:lost:2 lost", "place:before:1 kept"];
-    all(&short(&checkpoints::cases(), &[cases, more].concat()), checkpoints::cut);
-    all(&short(&savepoints::cases(), &["savepoint-part:after:1", "savepoint:lost:1"]), savepoints::cut);
+    all(&short(&checkpoints::cases(), &[cases, more].concat()), AT_ONCE, checkpoints::cut);
+    all(&short(&savepoints::cases(), &["savepoint-part:after:1", "savepoint:lost:1"]), AT_ONCE, savepoints::cut);
 }
 
 #[test]
@@ -104,23 +106,23 @@ fn points_of_a_change_of_the_number_of_pods_can_be_cut() {
     let cases =
         ["reassign:lost:1 ordered", "last-commit:after:1 loses", "release:lost:1 loses", "fence:before:2 gains"];
     let more = ["fence-loser:after:1 fences", "first-commit:lost:1 joins"];
-    all(&short(&rescales::cases(), &[&cases[..], &more[..]].concat()), rescales::cut);
+    all(&short(&rescales::cases(), &[&cases[..], &more[..]].concat()), ALONE, rescales::cut);
 }
 
 #[test]
 #[ignore = "needs the lab"]
 fn long_every_point_of_a_checkpoint_can_be_cut() {
-    all(&checkpoints::cases(), checkpoints::cut);
+    all(&checkpoints::cases(), AT_ONCE, checkpoints::cut);
 }
 
 #[test]
 #[ignore = "needs the lab"]
 fn long_every_point_of_a_savepoint_can_be_cut() {
-    all(&savepoints::cases(), savepoints::cut);
+    all(&savepoints::cases(), AT_ONCE, savepoints::cut);
 }
 
 #[test]
 #[ignore = "needs the lab"]
 fn long_every_point_of_a_change_of_the_number_of_pods_can_be_cut() {
-    all(&rescales::cases(), rescales::cut);
+    all(&rescales::cases(), ALONE, rescales::cut);
 }
