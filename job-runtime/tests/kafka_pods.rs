@@ -113,10 +113,15 @@ impl Feeder {
 
 /// Sends the flights over half a minute.
 fn feed(input: &str, flights: &[Flight]) {
+    feed_over(Duration::from_secs(30), input, flights, |number, _| number as i32 % PARTITIONS);
+}
+
+/// Sends the flights over a time, each to its partition.
+fn feed_over(whole: Duration, input: &str, flights: &[Flight], partition: impl Fn(usize, &Flight) -> i32) {
     let (feeder, start) = (Feeder::new(), Instant::now());
     for (number, flight) in flights.iter().enumerate() {
-        feeder.send(input, number as i32 % PARTITIONS, &record(flight));
-        let due = Duration::from_secs(30).mul_f64(number as f64 / flights.len() as f64);
+        feeder.send(input, partition(number, flight), &record(flight));
+        let due = whole.mul_f64(number as f64 / flights.len() as f64);
         std::thread::sleep(due.saturating_sub(start.elapsed()));
     }
     feeder.flush();

@@ -1,7 +1,7 @@
 //! Pods whose input is partitioned by the key already: nothing goes between them, and what is read is what an oracle says, whatever is killed and
 //! however many pods there are. Another number of partitions than declared ends the job with both numbers.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions};
 use rdkafka::client::DefaultClientContext;
@@ -9,7 +9,7 @@ use rdkafka::config::ClientConfig;
 
 use crate::broker::{Reader, create_topic, servers, unique};
 use crate::workshop::{Moments, Outcome};
-use crate::{Feeder, Flight, PARTITIONS, Pods, compare, flights, job, oracle, read_until, record};
+use crate::{Feeder, Flight, PARTITIONS, Pods, compare, feed_over, flights, job, oracle, read_until, record};
 
 const KILLS: usize = 8;
 const SECONDS: u64 = 12;
@@ -26,13 +26,7 @@ fn partition((_, route, _): &Flight) -> i32 {
 }
 
 fn feed_by_key(input: &str, flights: &[Flight]) {
-    let (feeder, start) = (Feeder::new(), Instant::now());
-    for (number, flight) in flights.iter().enumerate() {
-        feeder.send(input, partition(flight), &record(flight));
-        let due = Duration::from_secs(SECONDS).mul_f64(number as f64 / flights.len() as f64);
-        std::thread::sleep(due.saturating_sub(start.elapsed()));
-    }
-    feeder.flush();
+    feed_over(Duration::from_secs(SECONDS), input, flights, |_, flight| partition(flight));
 }
 
 #[test]

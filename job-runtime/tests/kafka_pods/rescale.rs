@@ -38,7 +38,7 @@ fn feed_and_count(input: &str, stop: &AtomicBool) -> Ticks {
     sent
 }
 
-fn ticks(records: &[String]) -> Ticks {
+fn counted(records: &[String]) -> Ticks {
     let mut found = Ticks::new();
     for record in records {
         let row: Value = serde_json::from_str(record).unwrap();
@@ -116,30 +116,6 @@ impl Pods {
     }
 }
 
-fn job_of(input: &str, output: &str) -> String {
-    let servers = servers();
-    format!(
-        "apiVersion: millstream.io/v1alpha1
-kind: StreamJob
-metadata: {{name: routes}}
-spec:
-  shards: {SHARDS}
-  workers: 2
-  commitInterval: 20ms
-  sql: |
-    CREATE TABLE ticks (ts BIGINT, route STRING, at AS TO_TIMESTAMP_LTZ(ts, 3), WATERMARK FOR at AS at) WITH (
-      'connector' = 'kafka', 'topic' = '{input}', 'properties.bootstrap.servers' = '{servers}',
-      'scan.startup.mode' = 'earliest-offset', 'format' = 'json'
-    );
-    CREATE TABLE counts (until BIGINT, route STRING, ticks BIGINT) WITH (
-      'connector' = 'kafka', 'topic' = '{output}', 'properties.bootstrap.servers' = '{servers}', 'format' = 'json'
-    );
-    INSERT INTO counts SELECT MAX(ts), route, COUNT(*)
-    FROM TABLE(TUMBLE(TABLE ticks, DESCRIPTOR(at), INTERVAL '1' SECOND)) GROUP BY route, window_start, window_end;
-"
-    )
-}
-
 /// The shards that a pod has under both.
 fn stays(before: &Assignment, after: &Assignment, pods: &[u16]) -> Vec<u16> {
     (0..SHARDS)
@@ -185,7 +161,7 @@ fn pods_that_keep_or_only_lose_shards_go_on_and_commits_of_shards_that_stay_are_
     let (input, output) = (unique("ticks"), unique("counts"));
     create_topic(&input, PARTITIONS);
     create_topic(&output, 1);
-    let mut job = Pods::new(2, &job_of(&input, &output));
+    let mut job = Pods::new(2, &super::ticks(&input, &output).replace("workers: 1", "workers: 2"));
     let stop = Arc::new(AtomicBool::new(false));
     let feeding = {
         let (stop, input) = (Arc::clone(&stop), input.clone());
@@ -214,7 +190,7 @@ fn pods_that_keep_or_only_lose_shards_go_on_and_commits_of_shards_that_stay_are_
     stop.store(true, Ordering::Relaxed);
     let want = feeding.join().unwrap();
     read_until(&mut reader, want.len(), &mut job);
-    assert_eq!(ticks(&reader.values), want);
+    assert_eq!(counted(&reader.values), want);
     let now: Vec<u32> = job.running.iter().flatten().map(Running::pid).collect();
     assert_eq!(now, pids);
     job.stop();
