@@ -43,6 +43,8 @@ pub(crate) struct Plan {
     pub(crate) other: usize,
     /// Clocks of machines are wrong by up to so much.
     pub(crate) skew_ms: usize,
+    /// A process at work looks at the control topic after up to so many microseconds.
+    pub(crate) look_us: usize,
     /// Most pods that the job has.
     pub(crate) pods: u16,
     /// Partitions of the input.
@@ -87,6 +89,7 @@ impl Plan {
             skew_ms: one([1, 5_000, 600_000, 3_600_000]),
             pods: one([1, 2, 2, 3]) as u16,
             partitions: one([1, 2, 3, 3]) as i32,
+            look_us: one([200_000, 600_000, 600_000, 3_000_000]),
         };
         mutant.map_or(plan.clone(), |mutant| plan.where_it_hurts(mutant))
     }
@@ -106,7 +109,11 @@ impl Plan {
             Mutant::ControlReadFirst | Mutant::NotSettled | Mutant::SlotIgnored => {
                 (self.pods, self.rescale) = (3, 30);
             }
-            Mutant::ReleaseUnproved => (self.pods, self.rescale, self.second, self.pause) = (2, 30, 30, 40),
+            // Somebody who is fenced must read a loss before the process that fenced it does.
+            Mutant::ReleaseUnproved => {
+                (self.pods, self.rescale, self.second, self.kill) = (2, 20, 20, 300);
+                self.look_us = 3_000_000;
+            }
             Mutant::ManifestFirst | Mutant::NoChecksum | Mutant::EarlyTrim | Mutant::LocalUnchecked => {
                 (self.kill, self.lost, self.older) = (30, 2, 3);
                 (self.store.damage, self.store.fail) = (4, 10);

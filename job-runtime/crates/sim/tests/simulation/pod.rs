@@ -55,6 +55,8 @@ pub(crate) struct Job {
     pub(crate) shards: Shards,
     /// How many pods it should have.
     pub(crate) pods: Cell<u16>,
+    /// How long a process at work may be before it looks at the control topic again.
+    pub(crate) look_us: usize,
     pub(crate) mutant: Option<Mutant>,
     pub(crate) archive: RefCell<Archive>,
     pub(crate) counts: RefCell<Counts>,

@@ -135,6 +135,7 @@ impl Run {
             partitions,
             shards,
             pods: Cell::new(plan.pods),
+            look_us: plan.look_us,
             mutant,
             archive: RefCell::new(Archive::default()),
             counts: RefCell::default(),
