@@ -177,17 +177,40 @@ enum StateCommand {
         #[command(flatten)]
         of: StateOf,
     },
-    /// Every entry as a line of JSON: keyed state by its columns, all else with key and value in hexadecimal
+    /// Every entry, as lines of JSON or in Parquet: keyed state by its columns, all else with key and value as bytes
     Export {
         #[command(flatten)]
         of: StateOf,
-        /// Only this shard
-        #[arg(long, value_name = "N")]
-        shard: Option<u16>,
-        /// Only this stream operator, by its uid: a number, or `0x` and the digits that `millstream explain` shows
-        #[arg(long, value_name = "UID", value_parser = operator_uid)]
-        operator: Option<u32>,
+        #[command(flatten)]
+        what: ExportArgs,
     },
+}
+
+/// What `state export` writes, and where.
+#[derive(Args, Debug)]
+struct ExportArgs {
+    /// Only this shard
+    #[arg(long, value_name = "N")]
+    shard: Option<u16>,
+    /// Only this stream operator, by its uid: a number, or `0x` and the digits that `millstream explain` shows
+    #[arg(long, value_name = "UID", value_parser = operator_uid)]
+    operator: Option<u32>,
+    /// In which form. Parquet needs --output
+    #[arg(long, value_enum, default_value_t = ExportFormat::Json)]
+    format: ExportFormat,
+    /// Where to write; nothing may be there yet, and it is there as a whole or not at all. Parquet of all stream operators is a directory
+    /// with a file for each [default: standard output]
+    #[arg(long, value_name = "FILE", required_if_eq("format", "parquet"))]
+    output: Option<PathBuf>,
+}
+
+/// Forms of exported state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ExportFormat {
+    /// An entry is a line of JSON.
+    Json,
+    /// An entry is a row of a Parquet file.
+    Parquet,
 }
 
 /// A uid as `explain` shows it behind `0x`, or as a number.

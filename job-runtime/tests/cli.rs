@@ -9,6 +9,8 @@ mod bad_input;
 mod dead_letters;
 #[path = "cli/exactly_once.rs"]
 mod exactly_once;
+#[path = "cli/exports.rs"]
+mod exports;
 #[path = "cli/first_rows.rs"]
 mod first_rows;
 #[path = "cli/flights.rs"]

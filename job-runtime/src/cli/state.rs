@@ -1,10 +1,13 @@
 //! `millstream state`: what lies in a stopped job's state directory, or in a snapshot.
 //!
-//! Owns the output. A snapshot is first downloaded into a temporary directory, with every check of a restore; a state directory is opened as a
-//! start of the job opens it, which brings it to the end of the local log. Keyed state is shown by its columns (see `keyed`); other keys and
-//! values are shown as they are stored, and what Millstream itself keeps (source positions, sink tickets) is named.
+//! Owns the opening, and the tables of `list` and `count`; `export` is a file of its own. A snapshot is first downloaded into a temporary
+//! directory, with every check of a restore; a state directory is opened as a start of the job opens it, which brings it to the end of the local
+//! log. What Millstream itself keeps (source positions, sink tickets) is named.
 
+mod draft;
+mod export;
 mod keyed;
+mod table;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -12,9 +15,7 @@ use std::sync::Arc;
 
 use comfy_table::{Table, presets};
 use dataflow::graph::OperatorUid;
-use dataflow::key::ShardId;
 use dataflow::state::{STATE_KEY_PREFIX, ShardStore};
-use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
 use super::failure::Failure;
@@ -35,7 +36,7 @@ pub(super) fn run(command: &StateCommand) -> Result<(), Failure> {
             Place::Snapshots(store, uid) => list_checkpoints(store.as_ref(), &uid),
         },
         StateCommand::Count { of } => count(&open(of)?),
-        StateCommand::Export { of, shard, operator } => export(&open(of)?, *shard, *operator),
+        StateCommand::Export { of, what } => export::run(&open(of)?, what),
     }
 }
 
@@ -209,48 +210,6 @@ fn operators(opened: &Opened) -> Result<Operators, Failure> {
     Ok(operators)
 }
 
-/// One line of JSON for each entry: keyed state by its columns, else key and value in hexadecimal.
-fn export(opened: &Opened, shard: Option<u16>, operator: Option<u32>) -> Result<(), Failure> {
-    let operators = operators(opened)?;
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
-    for store in opened.stores.iter().filter(|store| shard.is_none_or(|shard| store.shard() == ShardId(shard))) {
-        let mut closed = false;
-        scan(store, &mut |key, value| {
-            let Some((group, of)) = prefix(key) else { return };
-            if closed || operator.is_some_and(|operator| operator != of.0) {
-                return;
-            }
-            let line = match operators.entry(of, key, value) {
-                Some(fields) => keyed_line(store.shard(), group, of, fields),
-                None => line(store.shard(), group, of, &key[STATE_KEY_PREFIX..], value),
-            };
-            // A closed pipe (`| head`) is the reader's wish, not a failure.
-            closed = writeln!(out, "{line}").is_err();
-        })?;
-        if closed {
-            return Ok(());
-        }
-    }
-    // As above.
-    let _ = out.flush();
-    Ok(())
-}
-
-fn line(shard: ShardId, group: u16, operator: OperatorUid, key: &[u8], value: &[u8]) -> Value {
-    json!({
-        "shard": shard.0, "keyGroup": group, "operator": operator.0, "what": what(operator),
-        "key": hex(key), "value": hex(value),
-    })
-}
-
-fn keyed_line(shard: ShardId, group: u16, operator: OperatorUid, fields: serde_json::Map<String, Value>) -> Value {
-    let mut line = serde_json::Map::new();
-    let head = [("shard", json!(shard.0)), ("keyGroup", json!(group)), ("operator", json!(operator.0))];
-    line.extend(head.map(|(name, value)| (name.to_owned(), value)));
-    line.extend(fields);
-    Value::Object(line)
-}
-
 fn what(operator: OperatorUid) -> &'static str {
     match operator {
         OperatorUid::POSITIONS => "source position",
@@ -258,10 +217,6 @@ fn what(operator: OperatorUid) -> &'static str {
         OperatorUid::OPERATORS => "name of an operator",
         _ => "state",
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Key group and operator of a state key; `None` for what is no state key.
@@ -282,6 +237,6 @@ fn plain(header: &[&str]) -> Table {
 }
 
 fn print(text: &str) {
-    // As in `export`.
+    // A closed pipe (`| head`) is the reader's wish, not a failure.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
