@@ -33,7 +33,7 @@ check: ## format, lint, spelling, licences, generated files, unit tests; writes 
 	@e2e/run check
 
 fix: ## format, apply the lints' and the spelling's suggestions, write the generated files again
-	@e2e/lab/setup tools
+	@e2e/lab/setup build tools
 	@cargo fmt --all
 	@cargo clippy --workspace --all-targets --fix --allow-dirty --allow-staged
 	@$(CACHE)/programs/tools/bin/typos --write-changes
@@ -82,6 +82,7 @@ images: ## build the images millstream and millstream-operator as OCI archives, 
 	@images/build
 
 generate: ## write the CRDs, the chart's copy of them, the reference pages and manifests/install.yaml again
+	@e2e/lab/setup build
 	@cargo build --workspace --bin generate --bin millstream-reference
 	@$(CARGO_TARGET_DIR)/debug/generate
 	@$(CARGO_TARGET_DIR)/debug/millstream-reference

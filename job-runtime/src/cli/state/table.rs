@@ -228,15 +228,14 @@ impl Structs {
             Arc::new(rows.iter().map(|row| Some(row.what)).collect::<StringArray>()),
             Arc::new(rows.iter().map(|row| row.number).collect::<UInt8Array>()),
         ];
-        let own: [(&Option<Encoded>, fn(&Row) -> Option<&[u8]>); 3] = [
-            (&self.key, |row| row.key.as_deref()),
-            (&self.map_key, |row| row.map_key.as_deref()),
-            (&self.value, |row| row.value.as_deref()),
-        ];
-        for (encoded, of) in own {
-            if let Some(encoded) = encoded {
-                columns.push(decoded(encoded, rows.iter().map(of))?);
-            }
+        if let Some(key) = &self.key {
+            columns.push(decoded(key, rows.iter().map(|row| row.key.as_deref()))?);
+        }
+        if let Some(map_key) = &self.map_key {
+            columns.push(decoded(map_key, rows.iter().map(|row| row.map_key.as_deref()))?);
+        }
+        if let Some(value) = &self.value {
+            columns.push(decoded(value, rows.iter().map(|row| row.value.as_deref()))?);
         }
         columns.extend([
             counts(|row| row.index),

@@ -186,8 +186,10 @@ fn some(data_type: &DataType) -> ArrayRef {
     }
 }
 
+type KeyAndValue = (Vec<u8>, Vec<u8>);
+
 /// Entries with these columns as key and as value, what is known of them, and the columns.
-fn entries_of(columns: Columns) -> (Operators, Vec<(Vec<u8>, Vec<u8>)>, RecordBatch) {
+fn entries_of(columns: Columns) -> (Operators, Vec<KeyAndValue>, RecordBatch) {
     let fields = columns.iter().map(|(name, data_type)| Field::new(name, data_type.clone(), true));
     let schema = Schema::new(fields.collect::<Vec<_>>());
     let arrays = columns.iter().map(|(_, data_type)| some(data_type)).collect();
