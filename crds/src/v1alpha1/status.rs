@@ -114,6 +114,10 @@ pub struct Progress {
     #[schemars(range(min = 0))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lag_rows: Option<i64>,
+    /// The pod whose sources are held, and for what, while another pod has not read what it was sent.
+    #[schemars(length(max = 8192))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
     /// Event time up to which the job is complete.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watermark: Option<Time>,

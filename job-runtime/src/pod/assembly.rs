@@ -3,66 +3,48 @@
 //! Owns the order and the reasons for it. With Kafka the earlier process of this pod is fenced before anything slow, because its open
 //! transaction holds back every reader until then.
 
-use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, OnceLock};
-use std::thread::Thread;
 use std::time::Instant;
 
-use checkpoint::commit::Triggers;
-use dataflow::exchange;
-use dataflow::graph::{Node, NodeId, NodeKind};
+use dataflow::graph::{Node, NodeKind};
 use dataflow::key::ShardId;
-use dataflow::shuffle::{Gate, LAG_BOUND, ShuffleConfig};
-use dataflow::source::{PartitionId, Reached, SourcePartition};
-use dataflow::state::{ChangeBatch, ShardStore, StateError};
-use dataflow::worker::{Wake, WorkerConfig};
+use dataflow::state::{ShardStore as _, StateError};
 
 use super::PodConfig;
-use super::counting::Activity;
-use super::declared::Declared;
-use super::discovery::{Discovery, Growing, Mailbox, Opener, Place};
-use super::driver::{Destination, Driver, Ended, Parts};
+use super::discovery::Discovery;
+use super::driver::{Driver, Ended};
 use super::error::PodError;
-use super::hold::{Desk, Hold, Positions as Standing};
 use super::monitor::Monitor;
-use super::reassign::Reassign;
 use super::savepoint::Savepoints;
-use super::shuffle::Outward;
-use super::worker_thread::WorkerHandle;
-use crate::commit::CommitLog;
 use crate::commit::bookkeeping::{self, Home};
 use crate::commit::kafka::Watching;
 use crate::commit::local::{LocalCommitLog, LocalLogConfig};
 use crate::connector::{ConnectorError, SinkFactory, SinkTarget, SizeHint, SourceFactory, registry};
-use crate::kafka::shuffle::ReadUpTo;
 use crate::snapshot::origin::Origin;
 use crate::snapshot::start::Restored;
 use crate::snapshot::thread::Snapshots;
 use crate::state::directory::{DirectoryError, JobIdentity, Patience, StateDirectory};
 use crate::state::rocks::{RocksConfig, RocksDatabases, RocksShardStore};
 
+mod cast;
 mod dead_letters;
 mod kafka;
 mod operators;
+mod positions;
 mod reassign;
 mod savepoints;
 mod seat;
 mod snapshots;
 
+pub(crate) use cast::EXCHANGE_BATCHES;
+use cast::{Beside, Cast};
 use kafka::KafkaLog;
 pub(super) use seat::Seat;
 use snapshots::SnapshotStore;
 
-/// Rows that a worker takes from one partition at a time.
-const ROWS_PER_POLL: usize = 4096;
 /// Databases that are opened at the same time.
 const OPENERS: usize = 16;
-/// Batches that may wait in one exchange queue.
-pub(crate) const EXCHANGE_BATCHES: usize = 16;
-/// A commit is due at this much output, or so many rows, even before its interval is over: memory stays bounded.
-const COMMIT_BYTES: u64 = 64 << 20;
-const COMMIT_ROWS: u64 = 4_000_000;
 
 /// What can be said of a pod before it runs.
 #[derive(Clone, Debug, Default)]
@@ -312,273 +294,4 @@ fn size(sources: &[OpenSource<'_>]) -> Option<SizeHint> {
         (SizeHint::Bytes(a), SizeHint::Bytes(b)) => Some(SizeHint::Bytes(a + b)),
         (SizeHint::Rows(_), SizeHint::Bytes(_)) | (SizeHint::Bytes(_), SizeHint::Rows(_)) => None,
     })?
-}
-
-/// What the driver does beside its work.
-struct Beside<'a> {
-    savepoints: &'a savepoints::Started,
-    reassign: Reassign,
-}
-
-/// Who does what: partitions and shards placed on workers, everything opened, no thread started yet.
-struct Cast {
-    home: Home,
-    /// Of operators that are new, for the first commit.
-    operators: ChangeBatch,
-    log: Box<dyn CommitLog>,
-    log_offsets: Vec<NodeId>,
-    owner: Arc<[usize]>,
-    seat: Arc<Seat>,
-    stores: Vec<Vec<Box<dyn ShardStore>>>,
-    partitions: Vec<Vec<(NodeId, Box<dyn SourcePartition>)>>,
-    encoders: Vec<Vec<(NodeId, Box<dyn dataflow::sink::SinkEncoder>)>>,
-    activity: Vec<Arc<Activity>>,
-    mailboxes: Vec<Arc<Mailbox>>,
-    /// Sources that may get more partitions.
-    growing: Vec<NodeId>,
-    discovery: Option<Discovery>,
-    threads: Vec<Arc<OnceLock<Thread>>>,
-    sources: Vec<(NodeId, dataflow::graph::OperatorUid)>,
-    /// From other pods, by worker, and to other pods.
-    inward: Vec<Option<ShuffleConfig>>,
-    outward: Option<Outward>,
-    /// How far what comes from other pods is read.
-    read: Vec<ReadUpTo>,
-    /// Whether sources may be read.
-    gate: Arc<Gate>,
-    /// Where source partitions stand whose positions are kept as state.
-    standing: Standing,
-}
-
-impl Cast {
-    fn place(
-        config: &PodConfig,
-        sinks: &[OpenSink<'_>],
-        sources: Vec<OpenSource<'_>>,
-        recovered: Recovered,
-        monitor: &Arc<Monitor>,
-    ) -> Result<Self, PodError> {
-        let Recovered { seat, log, stores, origin, .. } = recovered;
-        let (workers, seat) = (config.workers, Arc::new(seat));
-        let home = Home::new(config.shards, stores[0].shard());
-        let positions = Positions::find(&log, &stores, home, &sources, origin.as_ref())?;
-        let standing = positions.standing(&log, &sources);
-        let (log, log_offsets, cluster): (Box<dyn CommitLog>, _, _) = match log {
-            Log::Local(log) => (log, Vec::new(), None),
-            Log::Kafka(log) => {
-                let cluster = log.cluster();
-                (Box::new(log.log), log.sources, Some(cluster))
-            }
-        };
-        let graph = &config.planned.graph;
-        let mut cast = Self {
-            home,
-            operators: operators::check(graph, &stores, config.shards, seat.shuffles())?,
-            log,
-            log_offsets,
-            stores: (0..workers).map(|_| Vec::new()).collect(),
-            partitions: (0..workers).map(|_| Vec::new()).collect(),
-            encoders: (0..workers).map(|_| Vec::new()).collect(),
-            activity: (0..workers).map(|_| Arc::default()).collect(),
-            mailboxes: (0..workers).map(|_| Arc::default()).collect(),
-            growing: Vec::new(),
-            discovery: None,
-            threads: (0..workers).map(|_| Arc::default()).collect(),
-            sources: sources.iter().map(|source| (source.node.id, source.node.uid)).collect(),
-            owner: seat.owner(workers),
-            inward: Vec::new(),
-            outward: None,
-            seat: Arc::clone(&seat),
-            read: Vec::new(),
-            gate: Arc::new(Gate::open()),
-            standing,
-        };
-        cast.gate = Arc::new(Gate::new(LAG_BOUND, (0..workers).map(|worker| cast.wake(worker)).collect()));
-        cast.outward = seat.outward(graph, cluster.as_ref(), workers, &cast.gate)?;
-        monitor.watch_waits(cast.outward.as_ref().map(|outward| outward.pressure.waits()));
-        monitor.watch_stores(stores.iter().map(RocksShardStore::gauge).collect());
-        for store in stores {
-            let worker = cast.owner[usize::from(store.shard().0)];
-            cast.stores[worker].push(Box::new(store));
-        }
-        cast.discovery = cast.open_partitions(config, sources, positions, monitor)?;
-        (cast.inward, cast.read) = seat.inward(graph, cluster.as_ref().map(|cluster| &cluster.properties), &cast)?;
-        // How far other pods' rows are read is committed with the offsets of sources.
-        cast.log_offsets.extend(cast.outward.iter().flat_map(|outward| outward.topics.keys()));
-        for (worker, encoders) in cast.encoders.iter_mut().enumerate() {
-            for sink in sinks {
-                if let Some(factory) = &sink.factory {
-                    encoders.push((sink.node.id, factory.encoder(worker)?));
-                }
-            }
-        }
-        Ok(cast)
-    }
-
-    /// The pod's partitions go round the workers, each source starting where the last one ended. Those that the plan relies on go to the workers
-    /// that own their key groups.
-    fn open_partitions(
-        &mut self,
-        config: &PodConfig,
-        sources: Vec<OpenSource<'_>>,
-        mut positions: Positions,
-        monitor: &Arc<Monitor>,
-    ) -> Result<Option<Discovery>, PodError> {
-        let place = |worker: usize| Place {
-            mailbox: Arc::clone(&self.mailboxes[worker]),
-            activity: Arc::clone(&self.activity[worker]),
-            wake: self.wake(worker),
-        };
-        let places = (0..self.partitions.len()).map(place).collect();
-        let mut opener = Opener {
-            places,
-            driver: std::thread::current(),
-            monitor: Arc::clone(monitor),
-            next: 0,
-            shards: config.shards,
-            owner: Arc::clone(&self.owner),
-        };
-        let mut opened = Vec::new();
-        for OpenSource { node, table, factory } in sources {
-            let positions = positions.0.remove(&node.id).unwrap_or_default();
-            let (table, seat) = (table.to_owned(), Arc::clone(&self.seat));
-            let declared = Declared::of(node, &config.planned.graph, config.shards)?;
-            let mut source = Growing::new(node.id, table, factory, positions, seat, declared)?;
-            for due in source.due(monitor).map_err(ConnectorError::from)? {
-                let (worker, partition) = opener.open(&source, due)?;
-                self.partitions[worker].push((source.node, partition));
-            }
-            source.check_gone()?;
-            if source.factory.watched().is_some() {
-                self.growing.push(source.node);
-            }
-            opened.push(source);
-        }
-        Discovery::start(opened, opener)
-    }
-
-    /// Wakes a worker's thread, once there is one.
-    fn wake(&self, worker: usize) -> Wake {
-        let thread = Arc::clone(&self.threads[worker]);
-        Arc::new(move || {
-            if let Some(thread) = thread.get() {
-                thread.unpark();
-            }
-        })
-    }
-
-    fn start(
-        self,
-        config: &PodConfig,
-        graph: Arc<dataflow::graph::JobGraph>,
-        sinks: Vec<OpenSink<'_>>,
-        monitor: &Monitor,
-        started: Instant,
-        beside: Beside<'_>,
-    ) -> Result<Parts, PodError> {
-        let wakes: Vec<Wake> = (0..config.workers).map(|worker| self.wake(worker)).collect();
-        let make = if self.outward.is_some() { exchange::ports_of_pod } else { exchange::ports };
-        let ports = make(&graph, config.workers, EXCHANGE_BATCHES, &wakes);
-        monitor.watch_queues(exchange::gauges(&ports));
-        let own = self.partitions.into_iter().zip(self.encoders).zip(self.stores).zip(self.inward);
-        let each = ports.into_iter().zip(own).zip(&self.threads).enumerate();
-        let mut workers = Vec::new();
-        for (index, ((exchange, (((sources, encoders), stores), shuffle)), thread)) in each {
-            let worker = WorkerConfig {
-                index,
-                workers: config.workers,
-                graph: Arc::clone(&graph),
-                shards: config.shards,
-                owner: Arc::clone(&self.owner),
-                sources,
-                growing: self.growing.clone(),
-                encoders,
-                stores,
-                exchange,
-                max_rows_per_poll: ROWS_PER_POLL,
-                shuffle,
-                gate: Arc::clone(&self.gate),
-                state_budget: config.state_memory.table_per_worker(config.workers),
-            };
-            let (activity, mailbox) = (Arc::clone(&self.activity[index]), Arc::clone(&self.mailboxes[index]));
-            let handle = WorkerHandle::start(worker, activity, mailbox, std::thread::current(), started)?;
-            if let Some(own) = handle.thread() {
-                let _ = thread.set(own.clone());
-            }
-            workers.push(handle);
-        }
-        let views = workers.iter().map(|worker| Arc::clone(&worker.view));
-        monitor.start(views.zip(self.activity.iter().cloned()));
-        let interval_ms = config.commit_interval.as_millis() as u64;
-        let sinks = sinks.into_iter().map(|sink| (sink.node.id, destination(sink))).collect();
-        Ok(Parts {
-            workers,
-            activity: self.activity,
-            sinks,
-            sources: self.sources,
-            log_offsets: self.log_offsets,
-            home: self.home,
-            operators: self.operators,
-            log: self.log,
-            shuffle: self.outward,
-            hold: beside.savepoints.hold(self.gate, self.read),
-            positions: self.standing,
-            reassign: beside.reassign,
-            triggers: Triggers { interval_ms, max_bytes: COMMIT_BYTES, max_rows: COMMIT_ROWS },
-        })
-    }
-}
-
-fn destination(sink: OpenSink<'_>) -> Destination {
-    match sink.target {
-        SinkTarget::Kafka(target) => Destination::Log { topic: target.topic },
-        SinkTarget::External(external) => Destination::External(sink.node.uid, external),
-    }
-}
-
-/// How far every source partition was read at the last commit.
-struct Positions(BTreeMap<NodeId, BTreeMap<PartitionId, Reached>>);
-
-impl Positions {
-    fn find(
-        log: &Log,
-        stores: &[RocksShardStore],
-        home: Home,
-        sources: &[OpenSource<'_>],
-        origin: Option<&Origin>,
-    ) -> Result<Self, PodError> {
-        let mut found: BTreeMap<NodeId, BTreeMap<PartitionId, Reached>> = BTreeMap::new();
-        // First where the savepoint has them: whatever the job itself says comes later.
-        for stored in origin.iter().flat_map(|origin| origin.positions()) {
-            if let Some(source) = sources.iter().find(|source| source.node.uid == stored.operator) {
-                let reached = bookkeeping::decode_position(&stored.bytes)?;
-                found.entry(source.node.id).or_default().insert(PartitionId(stored.partition.clone()), reached);
-            }
-        }
-        for source in sources {
-            for (id, reached) in bookkeeping::positions(&stores[0], home, source.node.uid)? {
-                found.entry(source.node.id).or_default().insert(id, reached);
-            }
-        }
-        if let Log::Kafka(log) = log {
-            for ((node, id), reached) in log.positions(sources)? {
-                found.entry(node).or_default().insert(id, reached);
-            }
-        }
-        Ok(Self(found))
-    }
-
-    /// Those that are kept as state of this pod: a partition that is at its end may not be opened again, and a savepoint must have it.
-    fn standing(&self, log: &Log, sources: &[OpenSource<'_>]) -> Standing {
-        let riding = match log {
-            Log::Kafka(log) => log.sources.as_slice(),
-            Log::Local(_) => &[],
-        };
-        let mut out = Standing::new();
-        for source in sources.iter().filter(|source| !riding.contains(&source.node.id)) {
-            let of_source = self.0.get(&source.node.id).into_iter().flatten();
-            out.extend(of_source.map(|(id, reached)| ((source.node.uid, id.clone()), reached.clone())));
-        }
-        out
-    }
 }

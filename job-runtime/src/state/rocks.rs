@@ -163,8 +163,9 @@ impl RocksDatabases {
         options.set_write_buffer_size((self.config.write_buffer_bytes / 4).max(1 << 20));
         options.set_block_based_table_factory(&table);
         options.set_prefix_extractor(SliceTransform::create_fixed_prefix(FILTER_PREFIX));
-        // New keys are looked up too: most of them end at these filters.
-        options.set_memtable_prefix_bloom_ratio(0.05);
+        // New keys are looked up too: most of them end at these filters. Ten bits for each of the entries of a hundred bytes that fill a whole
+        // write buffer; more would be memory that an idle shard has for nothing, because RocksDB clears a filter when it makes it.
+        options.set_memtable_prefix_bloom_ratio(0.0125);
         options.set_memtable_whole_key_filtering(true);
         // Many shards share a small budget: no memtable takes more than it needs.
         options.set_arena_block_size((self.config.write_buffer_bytes / 256).clamp(16 << 10, 1 << 20));

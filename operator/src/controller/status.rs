@@ -146,11 +146,16 @@ pub fn conditions(old: &[Condition], verdict: &Verdict, generation: Option<i64>,
 
 /// Sums and extremes over the pods of a revision that answered.
 pub fn progress(pods: &[PodFacts], revision: &str, now: Timestamp) -> Option<Progress> {
-    let statuses: Vec<_> =
-        pods.iter().filter_map(|pod| pod.status.as_ref()).filter(|status| status.revision == revision).collect();
-    if statuses.is_empty() {
+    let answered: Vec<(&str, &PodStatus)> = pods
+        .iter()
+        .filter_map(|pod| Some((pod.name.as_str(), pod.status.as_ref()?)))
+        .filter(|(_, status)| status.revision == revision)
+        .collect();
+    if answered.is_empty() {
         return None;
     }
+    let waits = answered.iter().find_map(|(pod, status)| Some(shorten(&format!("{pod}: {}", status.waits.as_ref()?))));
+    let statuses: Vec<&PodStatus> = answered.into_iter().map(|(_, status)| status).collect();
     let sum = |values: &mut dyn Iterator<Item = u64>| i64::try_from(values.sum::<u64>()).unwrap_or(i64::MAX);
     let lag: Option<Vec<u64>> = statuses.iter().map(|status| status.lag_rows).collect();
     let watermark: Option<Vec<i64>> = statuses.iter().map(|status| status.watermark_ms).collect();
@@ -161,6 +166,7 @@ pub fn progress(pods: &[PodFacts], revision: &str, now: Timestamp) -> Option<Pro
         rows_in: sum(&mut statuses.iter().map(|status| status.rows_in)),
         rows_out: sum(&mut statuses.iter().map(|status| status.rows_out)),
         lag_rows: lag.map(|lag| sum(&mut lag.into_iter())),
+        waits,
         // The end of time, which ends bounded input, is no time that Kubernetes can write.
         watermark: watermark.and_then(|all| all.into_iter().min()).and_then(time),
         last_commit_time: last_commit.and_then(|ms| i64::try_from(ms).ok()).and_then(time),

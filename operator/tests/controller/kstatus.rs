@@ -118,12 +118,17 @@ fn a_status_that_says_nothing_new_is_not_written() {
 #[test]
 fn progress_is_the_sum_of_what_the_pods_say() {
     let job = small();
-    let pods = [pod_in(&job, PodPhase::Running), pod_in(&job, PodPhase::Running)];
+    let mut pods = [pod_in(&job, PodPhase::Running), pod_in(&job, PodPhase::Running)];
+    if let Some(status) = &mut pods[1].status {
+        status.waits = Some("waits for shard 5 of pod 0".to_owned());
+    }
+    let waits = format!("{}: waits for shard 5 of pod 0", pods[1].name);
     let expected = Progress {
         commits: 14,
         rows_in: 200,
         rows_out: 20,
         lag_rows: Some(6),
+        waits: Some(waits),
         watermark: Some(seconds(at(-400))),
         last_commit_time: Some(seconds(at(-1))),
         last_checkpoint: Some(LastCheckpoint {

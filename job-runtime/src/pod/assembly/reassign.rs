@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex};
 use dataflow::key::ShardId;
 use dataflow::state::ShardStore as _;
 
+use super::cast::Cast;
 use super::savepoints::Watch;
-use super::{Cast, Log, Recovered};
+use super::{Log, Recovered};
 use crate::pod::PodConfig;
 use crate::pod::reassign::{Fetch, Moving, Reassign, Watched};
 use crate::state::rocks::{RocksShardStore, StoreGauge};

@@ -11,10 +11,12 @@ use checkpoint::assignment::Assignment;
 use checkpoint::control::ControlLog;
 use dataflow::shuffle::Gate;
 
-use super::{Cast, Desk, Hold, Log, Recovered};
+use super::cast::Cast;
+use super::{Log, Recovered};
 use crate::commit::kafka::{ControlTopic, Member, Releases, Watching};
 use crate::crash::{self, Step};
 use crate::kafka::shuffle::ReadUpTo;
+use crate::pod::hold::{Desk, Hold};
 use crate::pod::monitor::Monitor;
 use crate::pod::order_book::OrderBook;
 use crate::pod::reassign::News;

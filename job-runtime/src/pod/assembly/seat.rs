@@ -14,8 +14,9 @@ use dataflow::shuffle::{self, Gate, OTHER_POD, Place as StoredPlace, PodView, Sh
 use dataflow::state::ShardStore;
 use dataflow::worker::{Wake, WorkerError};
 
+use super::cast::Cast;
 use super::kafka::LogCluster;
-use super::{Cast, table};
+use super::table;
 use crate::connector::options::{self, Connector, TableOptions};
 use crate::kafka::properties::KafkaProperties;
 use crate::kafka::shuffle::{ReadUpTo, ShuffleClient};
