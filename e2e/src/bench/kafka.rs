@@ -16,6 +16,8 @@ use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use crate::kafka::bootstrap;
 
 const PAD: &str = "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+/// Records are sent so often.
+const TICK: Duration = Duration::from_millis(1);
 const FLUSH: Duration = Duration::from_secs(60);
 /// Records that follow each other in one partition of a filled topic.
 const RUN: u64 = 500;
@@ -178,7 +180,9 @@ impl Feeder {
                     send(&producer, &topic, (sent % partitions) as i32, &record(sent)?)?;
                     sent += 1;
                 }
-                producer.poll(Duration::from_millis(1));
+                // Not a poll that waits: with less than a millisecond to go, it turns round and round instead.
+                std::thread::sleep(TICK);
+                producer.poll(Duration::ZERO);
             }
             producer.flush(FLUSH).context("flush")?;
             Ok(sent)

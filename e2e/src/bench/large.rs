@@ -135,7 +135,7 @@ impl Large<'_> {
     /// The first snapshot, in which everything is new, and the time before it.
     fn snapshot(&self, sheet: &mut Sheet, newest: &Newest) -> anyhow::Result<Job> {
         let (size, began) = (self.size()?, now_us()?);
-        let mut job = self.start("20s", true)?;
+        let mut job = self.start("45s", true)?;
         newest.after(began, STARTED)?;
         let arrivals = Arrivals::of(&self.output)?;
         let mut cpu = vec![(now_us()?, job.cpu()?)];

@@ -29,6 +29,8 @@ const MEASURED: Duration = Duration::from_secs(12);
 const LOOK: Duration = Duration::from_millis(200);
 /// Half load: percent of the machine.
 const HALF: u64 = 50;
+/// Rates that are tried for it; the last one is taken as it is: what a commit costs does not become less with fewer records.
+const TRIES: usize = 5;
 /// Records that come sooner do not wait behind others.
 const CAUGHT_UP_US: u64 = 300_000;
 
@@ -99,14 +101,9 @@ pub fn shuffled(runner: &Runner, sheet: &mut Sheet) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Feeds at `rate` or at what the machine carries with half of its processors, reads, and calls `look` now and then.
+/// Feeds at `rate`, or at what the machine carries with about half of its processors, reads, and calls `look` now and then.
 fn measure(input: &str, output: &str, rate: u64, mut look: impl FnMut() -> anyhow::Result<()>) -> anyhow::Result<Line> {
     let latencies = Latencies::of(output)?;
-    let mut feeder = Feeder::narrow(input, IN_PARTITIONS, rate)?;
-    until("a record", FIRST, || {
-        look()?;
-        Ok((!latencies.take().is_empty()).then_some(()))
-    })?;
     let mut looked = |time: Duration| {
         let machine = Machine::now()?;
         for _ in 0..time.as_millis() / LOOK.as_millis() {
@@ -115,19 +112,23 @@ fn measure(input: &str, output: &str, rate: u64, mut look: impl FnMut() -> anyho
         }
         machine.busy_since()
     };
-    looked(WARM_UP)?;
-    let (busy, mut rate) = (looked(WARM_UP)?, rate);
-    if busy > HALF + HALF / 5 {
-        feeder.finish()?;
-        rate = (rate * HALF / busy).next_multiple_of(1_000);
-        feeder = Feeder::narrow(input, IN_PARTITIONS, rate)?;
-        until("what was too much", FIRST, || {
-            std::thread::sleep(LOOK);
+    let (mut rate, mut tries) = (rate, 0);
+    let feeder = loop {
+        let feeder = Feeder::narrow(input, IN_PARTITIONS, rate)?;
+        until("a record that did not wait behind others", FIRST, || {
+            looked(LOOK)?;
             let late = latencies.take();
             Ok((!late.is_empty() && late.value_at_quantile(0.5) < CAUGHT_UP_US).then_some(()))
         })?;
         looked(WARM_UP)?;
-    }
+        let busy = looked(WARM_UP)?;
+        tries += 1;
+        if busy <= HALF + HALF / 5 || tries == TRIES {
+            break feeder;
+        }
+        feeder.finish()?;
+        rate = (rate * HALF / busy).next_multiple_of(1_000);
+    };
     latencies.take();
     let busy = looked(MEASURED)?;
     let histogram = latencies.take();

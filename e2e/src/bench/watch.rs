@@ -35,8 +35,10 @@ struct Follower {
 }
 
 impl Follower {
+    /// Of the first `most` partitions.
     fn start(
         topic: &str,
+        most: i32,
         from: Offset,
         mut visit: impl FnMut(&BorrowedMessage<'_>) -> anyhow::Result<()> + Send + 'static,
     ) -> anyhow::Result<Self> {
@@ -44,7 +46,7 @@ impl Follower {
         let partitions = until(&format!("topic {topic}"), APPEARS, || partitions(&consumer, topic))?;
         // Assigned, not subscribed: joining a group takes seconds, and a reader that must catch up first measures itself.
         let mut all = TopicPartitionList::new();
-        for partition in 0..partitions {
+        for partition in 0..partitions.min(most) {
             all.add_partition_offset(topic, partition, from)?;
         }
         consumer.assign(&all)?;
@@ -101,14 +103,15 @@ pub struct Latencies {
 }
 
 impl Latencies {
-    /// Reads `topic` from its beginning.
+    /// Reads one partition of `topic` from its beginning. Keys are spread evenly, so it stands for the others; a reader of all would take a good part
+    /// of the machine for itself.
     ///
     /// # Errors
     /// When it is not there.
     pub fn of(topic: &str) -> anyhow::Result<Self> {
         let histogram = Arc::new(Mutex::new(Histogram::new(3)?));
         let filled = Arc::clone(&histogram);
-        let follower = Follower::start(topic, Offset::Beginning, move |message| {
+        let follower = Follower::start(topic, 1, Offset::Beginning, move |message| {
             let late = now_us()?.saturating_sub(sent_at(message)?).max(1);
             Ok(filled.lock().unwrap_or_else(PoisonError::into_inner).record(late)?)
         })?;
@@ -146,7 +149,7 @@ impl Newest {
     pub fn of(topic: &str) -> anyhow::Result<Self> {
         let ts = Arc::new(AtomicU64::new(0));
         let seen = Arc::clone(&ts);
-        let follower = Follower::start(topic, Offset::End, move |message| {
+        let follower = Follower::start(topic, i32::MAX, Offset::End, move |message| {
             seen.fetch_max(sent_at(message)?, Ordering::Relaxed);
             Ok(())
         })?;
@@ -185,7 +188,7 @@ impl Arrivals {
     pub fn of(topic: &str) -> anyhow::Result<Self> {
         let at = Arc::new(Mutex::new(Vec::<Vec<u64>>::new()));
         let noted = Arc::clone(&at);
-        let follower = Follower::start(topic, Offset::End, move |message| {
+        let follower = Follower::start(topic, i32::MAX, Offset::End, move |message| {
             let (now, partition) = (now_us()?, message.partition() as usize);
             let mut noted = noted.lock().unwrap_or_else(PoisonError::into_inner);
             let length = noted.len().max(partition + 1);
