@@ -5,6 +5,8 @@ MAKEFLAGS += --no-print-directory
 
 CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream
 export CARGO_TARGET_DIR ?= $(CACHE)/target
+# As e2e/run: with the other setting, each target would compile all of our crates again.
+export CARGO_INCREMENTAL ?= 0
 # A fully optimised build. The dependencies always are (see Cargo.toml), so this only compiles our own crates again.
 OPT := CARGO_PROFILE_DEV_OPT_LEVEL=3 CARGO_PROFILE_DEV_DEBUG_ASSERTIONS=false CARGO_PROFILE_DEV_OVERFLOW_CHECKS=false
 
