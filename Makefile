@@ -28,7 +28,7 @@ demo: ## install what is missing, then run the main job on real data: flights.cs
 	@rm -rf examples/flights/out .millstream/flight-delays
 	@$(CARGO_TARGET_DIR)/debug/millstream run examples/flights/delays.yaml
 
-test: ## everything: checks, unit tests, then tests on real Kafka, S3 and Kubernetes (under 25 minutes with warm caches)
+test: ## everything: checks, unit tests, then tests on real Kafka, S3 and Kubernetes (about half an hour on two cores, the caches warm)
 	@e2e/run all
 
 check: ## format, lint, spelling, licences, generated files, unit tests; writes nothing and needs no server
