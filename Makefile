@@ -62,7 +62,7 @@ faults: ## break real parts under a job: sleeping processes, three brokers kille
 	@eval "$$(e2e/lab/env)"; if [ -z "$${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then e2e/lab/kafka-up >/dev/null; e2e/lab/s3-up >/dev/null; trap e2e/lab/down EXIT; eval "$$(e2e/lab/env)"; fi; \
 	  cargo test --workspace --locked --test kafka_faults -- --ignored --nocapture --test-threads 1
 
-mutants: ## plant each known kind of bug and show which test finds it (needs Kafka, brings its own; 15 minutes)
+mutants: ## plant each known kind of bug and show which test finds it (needs Kafka, brings its own; 5 minutes)
 	@e2e/lab/setup build kafka
 	@cargo test --workspace --locked --lib --test cli --test kafka_commit --test kafka_crash --test kafka_pods --test simulation --test model --no-run
 	@eval "$$(e2e/lab/env)"; if [ -z "$${KAFKA_BOOTSTRAP_SERVERS:-}" ]; then e2e/lab/kafka-up >/dev/null; trap 'e2e/lab/kafka-down --kill --wipe' EXIT; eval "$$(e2e/lab/env)"; fi; \
