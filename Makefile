@@ -73,7 +73,7 @@ soak: ## simulate SEEDS= seeds or MINUTES= minutes FROM= a seed; KAFKA=1: pods o
 	@cargo test --workspace --locked --test $(if $(KAFKA),kafka_pods,simulation) --no-run
 	@$(if $(KAFKA),$(SOAK_KAFKA),SEEDS=$(SEEDS) MINUTES=$(MINUTES) FROM=$(FROM) cargo test --workspace --locked --test simulation -- whatever_breaks --nocapture)
 
-bench: ## measure; prints tables and writes docs/src/benchmarks.md. ROWS="kafka stall": only these, and no page (20 minutes for all)
+bench: ## measure; prints tables and writes docs/src/benchmarks.md. ROWS="kafka stall": only these, and no page (12 minutes for all)
 	@e2e/lab/setup build kafka s3
 	@$(OPT) cargo build --workspace --bin millstream --bin bench
 	@bench/run $(ROWS)

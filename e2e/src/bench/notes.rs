@@ -19,10 +19,13 @@ const CLIENT: &str = "the column beside it says how many times as fast as bare l
 const MANY: &str = "about 40 % of the worker's time, which is seven tenths of all, is the insert of each commit's changed keys into RocksDB's memtables; the client and JSON \
      are most of the rest (`perf`). The more commits a run has, the more often the same key is written. Next: as for `state-memory`.";
 const COMMITS: &str = "the job is busy for a quarter of a core, the broker for four fifths: at a commit interval of 20 ms a commit, with its markers on each \
-     partition, follows the other (`top`). Next: transaction protocol 2, which spares the broker one request of five.";
+     partition, follows the other (`top`). Next: transaction protocol 2, in which partitions are not announced by a request of their own.";
 const LARGE: &str = "all of this runs on two cores: the broker alone is busy for more than one with the 16 changelog partitions of each commit, and what uploads, \
      downloads and compacts a gigabyte takes the other (`top`, `perf`). The row says what the same gap is without it. Next: a broker and an object store on \
      machines of their own, and a limit for the rate of uploads.";
+
+const MOVED: &str = "a pod that is new fetches its shards when the others have given them up, with three pods, broker and object store on two cores (`top`). Next: \
+     a shard is given up when who gains it has its files.";
 
 const NOTES: &[(&str, &str)] = &[
     ("state-memory", MEMTABLE),
@@ -54,7 +57,7 @@ const NOTES: &[(&str, &str)] = &[
     ("snapshot-cpu", LARGE),
     ("local", LARGE),
     ("restore", LARGE),
-    ("rescale-moved", LARGE),
+    ("rescale-moved", MOVED),
     ("rescale-other", LARGE),
     (
         "rss-idle",

@@ -17,7 +17,7 @@ use dataflow::worker::{AppliedOffsets, CommitId, WorkerCommit, WorkerEvent};
 
 use super::counting::Activity;
 use super::error::PodError;
-use super::hold::{Hold, Now, Positions};
+use super::hold::{Hold, Now, Standing};
 use super::monitor::{CommitOutcome, Monitor};
 use super::reassign::Reassign;
 use super::shuffle::Outward;
@@ -70,7 +70,7 @@ pub(super) struct Parts {
     /// Holds the sources for a savepoint.
     pub(super) hold: Hold,
     /// Where the source partitions stand.
-    pub(super) positions: Positions,
+    pub(super) positions: Standing,
     /// Takes other assignments up.
     pub(super) reassign: Reassign,
     /// When to commit.

@@ -19,7 +19,7 @@ use super::savepoint::Event;
 use crate::kafka::shuffle::ReadUpTo;
 
 /// Where all source partitions of the pod stand, as of the last commit.
-pub(super) type Positions = BTreeMap<(OperatorUid, PartitionId), Reached>;
+pub(super) type Standing = BTreeMap<(OperatorUid, PartitionId), Reached>;
 
 /// What the driver is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +164,7 @@ impl Hold {
     }
 
     /// A barrier has come through, and there was nothing to commit. `settled`: nothing is to be said to other pods either.
-    pub(super) fn skipped(&mut self, id: CommitId, settled: bool, positions: &Positions) {
+    pub(super) fn skipped(&mut self, id: CommitId, settled: bool, positions: &Standing) {
         let State::Draining { number, barrier, .. } = &mut self.state else { return };
         if *barrier != Some(id) {
             return;

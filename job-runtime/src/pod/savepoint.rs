@@ -20,7 +20,7 @@ use dataflow::key::ShardId;
 use job_api::VERSION;
 use job_api::orders::{SavepointPhase, SavepointRequest, SavepointStatus};
 
-use super::hold::{Positions, Want};
+use super::hold::{Standing, Want};
 use super::orders::OrderError;
 use crate::commit::bookkeeping;
 use crate::commit::kafka::ControlTopic;
@@ -70,7 +70,7 @@ pub(super) enum Event {
         /// Of the order.
         number: u64,
         /// Where its source partitions stand.
-        positions: Positions,
+        positions: Standing,
     },
     /// The sources go on.
     WentOn {
@@ -169,7 +169,7 @@ struct Doing {
     since: Instant,
     /// The step that was begun last.
     begun: Option<u16>,
-    positions: Positions,
+    positions: Standing,
     stored: bool,
 }
 
@@ -297,7 +297,7 @@ impl Coordinator {
             }
             let begin = begin.clone();
             self.doing =
-                Some(Doing { begin, since: Instant::now(), begun: None, positions: Positions::new(), stored: false });
+                Some(Doing { begin, since: Instant::now(), begun: None, positions: Standing::new(), stored: false });
         }
         if let Err(why) = self.step(&open) {
             self.fail(why);

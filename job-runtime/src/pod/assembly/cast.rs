@@ -25,7 +25,7 @@ use crate::pod::counting::Activity;
 use crate::pod::declared::Declared;
 use crate::pod::discovery::{Discovery, Growing, Mailbox, Opener, Place};
 use crate::pod::driver::{Destination, Parts};
-use crate::pod::hold::Positions as Standing;
+use crate::pod::hold::Standing;
 use crate::pod::monitor::Monitor;
 use crate::pod::reassign::Reassign;
 use crate::pod::shuffle::Outward;

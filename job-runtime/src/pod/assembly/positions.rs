@@ -10,7 +10,7 @@ use dataflow::source::{PartitionId, Reached};
 use super::{Log, OpenSource};
 use crate::commit::bookkeeping::{self, Home};
 use crate::pod::PodError;
-use crate::pod::hold::Positions as Standing;
+use crate::pod::hold::Standing;
 use crate::snapshot::origin::Origin;
 use crate::state::rocks::RocksShardStore;
 
