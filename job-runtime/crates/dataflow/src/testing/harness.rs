@@ -210,7 +210,7 @@ impl Harness {
             let pod = random.below(pods.len());
             if random.once_in(self.crash_once_in) {
                 outcome.crashes += 1;
-                self.restart(pod, &mut pods, &durable, &mut random)?;
+                self.restart(pod, &mut pods, &mut durable, &mut random)?;
                 continue;
             }
             if settled && outcome.rescales < rescale::MOST && random.once_in(self.rescale_once_in) {
@@ -221,7 +221,7 @@ impl Harness {
                 rescale::Next::GoOn => {}
                 rescale::Next::Switch(switch) => pods[pod].due = Some(switch),
                 rescale::Next::Start => {
-                    self.restart(pod, &mut pods, &durable, &mut random)?;
+                    self.restart(pod, &mut pods, &mut durable, &mut random)?;
                     continue;
                 }
             }

@@ -67,7 +67,7 @@ impl Harness {
         &self,
         pod: usize,
         pods: &mut [Process],
-        durable: &Durable,
+        durable: &mut Durable,
         random: &mut Random,
     ) -> Result<(), WorkerError> {
         let mut fenced = vec![pod];
@@ -82,6 +82,8 @@ impl Harness {
             at += 1;
         }
         for pod in fenced {
+            // What it said of its end does not hold for what it has gained since.
+            durable.finished[pod] = false;
             pods[pod] = self.start(pod as u16, durable, random)?;
         }
         Ok(())

@@ -279,3 +279,10 @@ fn a_partition_that_is_read_by_another_worker_than_the_owner_of_its_state_is_ref
         assert!(error.contains("its key group is another worker's"), "{error}");
     }
 }
+
+/// A pod that had read all it had gained a partition, and its old word of being at the end was taken for the new process's.
+#[test]
+fn a_pod_that_begins_anew_is_not_at_its_end() {
+    let spec = Spec { rows: 50, partitions: 4, pods: 3, max_workers: 3, crash_once_in: 151, state_budget: u64::MAX };
+    compare(979820585545424527, &declared(false, 4), &declared(true, 4), &spec, true);
+}
