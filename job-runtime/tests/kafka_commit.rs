@@ -136,7 +136,7 @@ fn an_open_transaction_of_a_killed_process_is_never_seen_and_blocks_readers_for_
         let mut stores = disk.stores(2);
         let fenced = KafkaCommitLog::fence(config(&uid, 2)).unwrap();
         let fence = killed.elapsed();
-        let mut log = fenced.assigned().unwrap().recover(&mut stores).unwrap();
+        let mut log = fenced.assigned(&mut ()).unwrap().recover(&mut stores).unwrap();
         let restarted = killed.elapsed();
         log.write(&out, &chunk(&[&format!("after-{round}")])).unwrap();
         log.commit(request(1, Vec::new(), Vec::new())).unwrap();
@@ -252,7 +252,7 @@ fn other_shards_other_pods_and_other_disks_are_refused() {
     let recover = |config, stores: &mut [RocksShardStore]| {
         KafkaCommitLog::fence(config)
             .unwrap()
-            .assigned()
+            .assigned(&mut ())
             .and_then(|assigned| assigned.recover(stores))
             .err()
             .expect("refused")
@@ -281,7 +281,7 @@ fn other_shards_other_pods_and_other_disks_are_refused() {
 fn a_pod_that_may_not_make_the_first_assignment_waits_for_pod_0() {
     let deadline = Duration::from_secs(1);
     let config = KafkaLogConfig { ordinal: 1, pods: 2, deadline, ..config(&unique("job"), 2) };
-    let error = KafkaCommitLog::fence(config).unwrap().assigned().err().expect("refused");
+    let error = KafkaCommitLog::fence(config).unwrap().assigned(&mut ()).err().expect("refused");
     assert!(matches!(error, RecoverError::NoAssignment { seconds: 18 }), "{error}");
 }
 

@@ -30,7 +30,7 @@ use crate::args::Args;
 use crate::job_client::JobClient;
 use crate::metrics::{Metrics, Outcome};
 use apply::{Applied, AppliedCache};
-use decide::{Recorded, decide, decide_invalid};
+use decide::{Assign, Recorded, decide, decide_invalid};
 use status::NewStatus;
 
 /// Shortest and longest wait after an error; doubled from one to the next.
@@ -170,7 +170,12 @@ async fn steps(seen: &DeserializeGuard<StreamJob>, context: &Context, key: &str)
     if let Applied::Refused { object, message } = &applied {
         new.refuse(object, message);
     }
-    let look = next_look(&new, &job, observed.now, context.args.poll_interval());
+    let longest = context.args.poll_interval();
+    let look = match (decision.assign, assigned) {
+        // Not taken, or not carried out yet.
+        (Assign::Order(_), None) => POLL_MIN.min(longest),
+        (Assign::Order(_) | Assign::Nothing | Assign::Record(_), _) => next_look(&new, &job, observed.now, longest),
+    };
     status::write(context, &api, &job, new, key).await?;
     Ok(Action::requeue(look))
 }

@@ -78,13 +78,14 @@ pub trait JobClient: Send + Sync {
         name: &'a str,
     ) -> BoxFuture<'a, Result<SavepointStatus, JobClientError>>;
 
-    /// Orders the job's work to be distributed over this number of pods.
+    /// Orders the job's work to be distributed over this number of pods. True if it is: it takes as long as the state that moves. Ask again until
+    /// then.
     fn assign<'a>(
         &'a self,
         address: IpAddr,
         token: &'a Token,
         replicas: u16,
-    ) -> BoxFuture<'a, Result<(), JobClientError>>;
+    ) -> BoxFuture<'a, Result<bool, JobClientError>>;
 }
 
 /// [`JobClient`] over HTTP.
@@ -121,13 +122,13 @@ impl HttpJobClient {
     }
 
     async fn ask<T: DeserializeOwned>(&self, address: IpAddr, ask: Ask<'_>) -> Result<T, JobClientError> {
-        let body = self.exchange(address, ask).await?;
+        let (_, body) = self.exchange(address, ask).await?;
         serde_json::from_slice(&body)
             .map_err(|error| JobClientError::Unreadable { address, message: error.to_string() })
     }
 
-    /// Sends and reads the answer's body, if it is a success.
-    async fn exchange(&self, address: IpAddr, ask: Ask<'_>) -> Result<Vec<u8>, JobClientError> {
+    /// Sends and reads the answer's status and body, if it is a success.
+    async fn exchange(&self, address: IpAddr, ask: Ask<'_>) -> Result<(StatusCode, Vec<u8>), JobClientError> {
         let unreachable =
             |source: reqwest::Error| JobClientError::Unreachable { address, source: source.without_url() };
         let url = format!("https://{}{}", std::net::SocketAddr::new(address, self.port), ask.path);
@@ -147,7 +148,7 @@ impl HttpJobClient {
                 return Err(JobClientError::Unreadable { address, message: format!("longer than {ANSWER_MAX} bytes") });
             }
         }
-        if status.is_success() { Ok(body) } else { Err(refused(status, &body)) }
+        if status.is_success() { Ok((status, body)) } else { Err(refused(status, &body)) }
     }
 }
 
@@ -213,10 +214,11 @@ impl JobClient for HttpJobClient {
         address: IpAddr,
         token: &'a Token,
         replicas: u16,
-    ) -> BoxFuture<'a, Result<(), JobClientError>> {
+    ) -> BoxFuture<'a, Result<bool, JobClientError>> {
         Box::pin(async move {
             let order = AssignmentRequest { replicas };
-            self.exchange(address, Ask::order(ASSIGNMENT_PATH, token, &order)).await.map(drop)
+            let (status, _) = self.exchange(address, Ask::order(ASSIGNMENT_PATH, token, &order)).await?;
+            Ok(status == StatusCode::OK)
         })
     }
 }

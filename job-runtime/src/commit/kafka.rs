@@ -45,6 +45,7 @@ use offsets::Offsets;
 use placed::Placed;
 
 mod control;
+mod control_topic;
 mod member;
 mod offsets;
 mod placed;
@@ -55,12 +56,13 @@ mod topics;
 mod trim;
 mod watch;
 
-pub use control::ControlTopic;
+pub use control::Prepare;
 pub(crate) use control::SETTLE;
+pub use control_topic::ControlTopic;
 pub use member::Member;
 pub use recover::{Assigned, Fenced, RecoverError};
 pub use trim::ChangelogTrim;
-pub use watch::{Releases, Watching};
+pub use watch::{Sayings, Watching};
 
 /// Largest changelog record, below the broker's default limit of a megabyte.
 const CHANGELOG_RECORD: usize = 800 << 10;

@@ -174,8 +174,8 @@ async fn assignment(State(port): Port, request: Request) -> Result<StatusCode, R
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "replicas is 0: a job that runs has a pod"));
     }
     tracing::info!(replicas = order.replicas, "an assignment is ordered");
-    give(&port, move |orders| orders.assign(order.replicas)).await??;
-    Ok(StatusCode::ACCEPTED)
+    let done = give(&port, move |orders| orders.assign(order.replicas)).await??;
+    Ok(if done { StatusCode::OK } else { StatusCode::ACCEPTED })
 }
 
 /// Lets in who may give orders.

@@ -67,8 +67,9 @@ impl Orders for Recorder {
         self.take(format!("stop {mode:?}"))
     }
 
-    fn assign(&self, replicas: u16) -> Result<(), OrderError> {
-        self.take(format!("assign {replicas}"))
+    fn assign(&self, replicas: u16) -> Result<bool, OrderError> {
+        // Four are in force.
+        self.take(format!("assign {replicas}")).map(|()| replicas == 4)
     }
 }
 
@@ -168,13 +169,14 @@ fn whoever_has_the_operators_token_for_this_job_gives_orders() {
     assert_eq!(serde_json::from_str::<SavepointStatus>(&body).unwrap().name, "before-upgrade");
     assert_eq!(served.ask("GET", "/v1/savepoints/known", Some(&token), "").0, 200);
     assert_eq!(served.ask("GET", "/v1/savepoints/other", Some(&token), "").0, 404);
-    assert_eq!(served.ask("POST", "/v1/assignment", Some(&token), r#"{"replicas":3}"#).0, 202);
+    assert_eq!(served.ask("POST", "/v1/assignment", Some(&token), r#"{"replicas":3}"#).0, 202, "under way");
+    assert_eq!(served.ask("POST", "/v1/assignment", Some(&token), r#"{"replicas":4}"#).0, 200, "in force");
     let one_audience =
         json!({"iss": tokens::ISSUER, "sub": tokens::SUBJECT, "aud": format!("millstream/{UID}"), "exp": now() + 60});
     assert_eq!(served.ask("GET", "/v1/savepoints/known", Some(&rsa.sign(&one_audience)), "").0, 200);
     assert_eq!(
         served.recorder.orders(),
-        ["stop Stop", "stop Drain", "stop Stop", "savepoint before-upgrade true", "assign 3"]
+        ["stop Stop", "stop Drain", "stop Stop", "savepoint before-upgrade true", "assign 3", "assign 4"]
     );
 }
 

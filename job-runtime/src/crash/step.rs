@@ -53,7 +53,11 @@ pub enum Step {
     SavepointPart,
     /// The savepoint's manifest is put: now it exists.
     Savepoint,
-    /// The next assignment is appended: by an order, or by pod 0.
+    /// The next assignment is proposed: by an order, or by pod 0.
+    Propose,
+    /// A pod says that it has the files of what it is to gain.
+    Ready,
+    /// The next assignment is appended.
     Reassign,
     /// A pod hears of another assignment.
     Notice,
@@ -105,7 +109,9 @@ impl Step {
     pub const SAVEPOINT: [Self; 3] = [Self::SavepointCopy, Self::SavepointPart, Self::Savepoint];
 
     /// Of a change of the number of pods.
-    pub const RESCALE: [Self; 8] = [
+    pub const RESCALE: [Self; 10] = [
+        Self::Propose,
+        Self::Ready,
         Self::Reassign,
         Self::Notice,
         Self::LastCommit,
@@ -149,6 +155,8 @@ impl Step {
             Self::SavepointCopy => "savepoint-copy",
             Self::SavepointPart => "savepoint-part",
             Self::Savepoint => "savepoint",
+            Self::Propose => "propose",
+            Self::Ready => "ready",
             Self::Reassign => "reassign",
             Self::Notice => "notice",
             Self::LastCommit => "last-commit",
@@ -177,6 +185,8 @@ impl Step {
             | Self::Trim
             | Self::SavepointPart
             | Self::Savepoint
+            | Self::Propose
+            | Self::Ready
             | Self::Reassign
             | Self::Prove
             | Self::Release

@@ -245,9 +245,9 @@ fn recover(
     snapshots: Option<&SnapshotStore>,
     stop: Arc<AtomicBool>,
 ) -> Result<Recovered, PodError> {
-    let fenced = kafka::fence(config, directory.job_uid(), sinks, stop)?;
     let databases = RocksConfig::within(config.state_memory.databases());
     let databases = Arc::new(RocksDatabases::new(&directory.shards_dir(), databases)?);
+    let fenced = kafka::fence(config, directory.job_uid(), sinks, &databases, stop)?;
     let seat = match &fenced {
         Some(fenced) => fenced.seat(config, directory.job_uid()),
         None => Seat::alone(directory.job_uid(), config.shards),

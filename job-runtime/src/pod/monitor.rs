@@ -16,7 +16,7 @@ use hdrhistogram::Histogram;
 use job_api::orders::{SavepointRequest, SavepointStatus, StopMode};
 
 use super::counting::Activity;
-use super::order_book::OrderBook;
+use super::order_book::{Assigning, OrderBook};
 use super::orders::{OrderError, Orders};
 use super::shuffle::Waits;
 use super::worker_thread::WorkerView;
@@ -412,11 +412,15 @@ impl Orders for Monitor {
         self.orders()?.stop(mode)
     }
 
-    fn assign(&self, replicas: u16) -> Result<(), OrderError> {
-        if self.orders()?.assign(replicas)? {
-            self.reassign();
-        }
-        Ok(())
+    fn assign(&self, replicas: u16) -> Result<bool, OrderError> {
+        Ok(match self.orders()?.assign(replicas)? {
+            Assigning::InForce => true,
+            Assigning::UnderWay => false,
+            Assigning::Anew => {
+                self.reassign();
+                false
+            }
+        })
     }
 }
 

@@ -17,6 +17,17 @@ use crate::commit::kafka::ControlTopic;
 /// How long the thread of savepoints may take to answer: it may be writing to the control topic.
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// What the job needs to have another number of pods.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Assigning {
+    /// Nothing: it has it.
+    InForce,
+    /// The pods see to it.
+    UnderWay,
+    /// This process must begin anew: it does not watch the control topic.
+    Anew,
+}
+
 /// See the module's documentation.
 pub(super) struct OrderBook {
     /// To the thread of savepoints.
@@ -62,21 +73,25 @@ impl OrderBook {
         Ok(())
     }
 
-    /// True if this process itself must begin anew; else it notices in the control topic.
-    pub(super) fn assign(&self, replicas: u16) -> Result<bool, OrderError> {
+    /// What is to be done for the job to have so many pods.
+    pub(super) fn assign(&self, replicas: u16) -> Result<Assigning, OrderError> {
         let conflict = |message: String| OrderError::Conflict { message };
         if replicas == 0 {
             return Err(OrderError::Invalid { message: "a job has at least one pod".to_owned() });
         }
         let Some(topic) = &self.topic else {
             let message = "the job has no sink with connector 'kafka': it has one pod, for ever";
-            return if replicas == 1 { Ok(false) } else { Err(conflict(message.to_owned())) };
+            return if replicas == 1 { Ok(Assigning::InForce) } else { Err(conflict(message.to_owned())) };
         };
-        let changed = topic.lock().unwrap_or_else(PoisonError::into_inner).assign(replicas);
-        let changed = changed.map_err(|error| match error {
+        let in_force = topic.lock().unwrap_or_else(PoisonError::into_inner).propose(replicas);
+        let in_force = in_force.map_err(|error| match error {
             crate::commit::kafka::RecoverError::BoundSource { .. } => conflict(error.to_string()),
             other => OrderError::NotReady { message: other.to_string() },
         })?;
-        Ok(changed && self.alone)
+        Ok(match in_force {
+            true => Assigning::InForce,
+            false if self.alone => Assigning::Anew,
+            false => Assigning::UnderWay,
+        })
     }
 }

@@ -24,11 +24,11 @@ pub trait Orders: Send + Sync {
     /// When the order is not taken.
     fn stop(&self, mode: StopMode) -> Result<(), OrderError>;
 
-    /// Distributes the job over another number of pods. The number in force is no error.
+    /// Distributes the job over another number of pods, once those that gain work by it have its state. True if it is done: ask again until then.
     ///
     /// # Errors
     /// When the order is not taken.
-    fn assign(&self, replicas: u16) -> Result<(), OrderError>;
+    fn assign(&self, replicas: u16) -> Result<bool, OrderError>;
 }
 
 /// An order was not taken. The message is for people: what is wrong and what to do. Never a secret.

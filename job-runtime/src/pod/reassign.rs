@@ -1,7 +1,8 @@
 //! Another assignment while the pod works: what of it is taken up with a commit, and when the process begins anew.
 //!
-//! Owns the driver's side of it: the barrier that takes shards away, the release behind its commit, the wait for shards that are gained. What is
-//! to be done is decided in `checkpoint::rescale`; how a worker gives a shard up is `dataflow`'s.
+//! Owns the driver's side of it: fetching what is only proposed, the barrier that takes shards away, the release behind its commit, the wait for
+//! shards that are gained. What is to be done is decided in `checkpoint::rescale` and `checkpoint::proposal`; how a worker gives a shard up is
+//! `dataflow`'s.
 
 mod moving;
 
@@ -12,7 +13,9 @@ use std::thread::Thread;
 use std::time::Instant;
 
 use checkpoint::assignment::Assignment;
+use checkpoint::control::ControlLog;
 use checkpoint::ownership::View;
+use checkpoint::proposal::{Next, Proposed, Ready};
 use checkpoint::rescale::{Change, Turn, Waiting};
 use dataflow::graph::NodeId;
 use dataflow::key::ShardId;
@@ -26,14 +29,14 @@ use super::hold::Now;
 use super::monitor::Monitor;
 use super::savepoint::Event;
 use crate::commit::KafkaOffset;
-use crate::commit::kafka::{Member, Releases, SETTLE};
+use crate::commit::kafka::{Member, Prepare as _, SETTLE, Sayings};
 use crate::state::rocks::StoreGauge;
 
 pub(super) use moving::{Fetch, Moving};
 
 /// What was read last of the control topic, for the driver.
 pub(super) struct News {
-    view: Mutex<Option<View>>,
+    log: Mutex<Option<(View, Option<Proposed>)>>,
     there: AtomicBool,
     driver: Thread,
 }
@@ -41,21 +44,21 @@ pub(super) struct News {
 impl News {
     /// For the driver of this thread.
     pub(super) fn new(driver: Thread) -> Self {
-        Self { view: Mutex::default(), there: AtomicBool::new(false), driver }
+        Self { log: Mutex::default(), there: AtomicBool::new(false), driver }
     }
 
     /// Tells the driver.
-    pub(super) fn tell(&self, view: View) {
-        *self.view.lock().unwrap_or_else(PoisonError::into_inner) = Some(view);
+    pub(super) fn tell(&self, log: &ControlLog) {
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some((log.view.clone(), log.proposed.clone()));
         self.there.store(true, Ordering::Release);
         self.driver.unpark();
     }
 
-    fn take(&self) -> Option<View> {
+    fn take(&self) -> Option<(View, Option<Proposed>)> {
         if !self.there.swap(false, Ordering::AcqRel) {
             return None;
         }
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -63,8 +66,8 @@ impl News {
 pub(super) struct Watched {
     /// What it holds.
     pub(super) member: Member,
-    /// Where what it gives up is released.
-    pub(super) releases: Releases,
+    /// Where it releases what it gives up, and says that it is ready.
+    pub(super) sayings: Sayings,
     /// What others say.
     pub(super) news: Arc<News>,
     /// To the thread of savepoints.
@@ -77,6 +80,18 @@ pub(super) struct Watched {
     pub(super) stores: Vec<(ShardId, StoreGauge)>,
     /// Closes and fetches shards.
     pub(super) moving: Moving,
+    /// The job did not begin from a savepoint.
+    pub(super) begins_empty: bool,
+}
+
+impl Watched {
+    /// Fetches what there is of these shards, but for those that are still open here.
+    fn fetch(&mut self, shards: &[u16]) {
+        let stores = self.stores.iter();
+        let open = |shard: &u16| stores.clone().any(|(own, store)| own.0 == *shard && store.is_open());
+        let shards = shards.iter().filter(|shard| !open(shard)).copied().map(ShardId).collect();
+        self.moving.fetch(shards, self.begins_empty);
+    }
 }
 
 /// See the module's documentation.
@@ -86,6 +101,9 @@ pub(super) struct Reassign {
     /// The assignment that is worked under.
     under: Assignment,
     view: Option<View>,
+    proposed: Option<Proposed>,
+    /// What is fetched because it is proposed, and whether that was said.
+    preparing: Option<(Next, bool)>,
     /// What was decided may not hold any more.
     stale: bool,
     /// To be taken up with the next barrier.
@@ -121,6 +139,8 @@ impl Reassign {
             watched,
             under,
             view: None,
+            proposed: None,
+            preparing: None,
             stale: false,
             due: None,
             taking: None,
@@ -133,12 +153,14 @@ impl Reassign {
     /// Takes what is new, and says what that means now. At its end, the process begins anew.
     pub(super) fn look(&mut self) -> Now {
         let Some(watched) = &mut self.watched else { return Now::Go };
-        if let Some(view) = watched.news.take() {
-            (self.view, self.stale) = (Some(view), true);
+        if let Some((view, proposed)) = watched.news.take() {
+            (self.view, self.proposed, self.stale) = (Some(view), proposed, true);
         }
         if self.ending {
             return Now::End;
         }
+        self.prepare();
+        let Some(watched) = &mut self.watched else { return Now::Go };
         let (Some(view), None) = (&self.view, &self.taking) else { return Now::Go };
         if !self.stale && self.waiting.is_none() {
             return if self.due.is_some() { Now::Barrier } else { Now::Go };
@@ -157,9 +179,7 @@ impl Reassign {
             Turn::Await(shards) => {
                 if since.is_none() {
                     tracing::info!(assignment = view.number(), ?shards, "waiting for gained shards");
-                    let stores = watched.stores.iter();
-                    let open = |shard: &u16| stores.clone().any(|(own, store)| own.0 == *shard && store.is_open());
-                    watched.moving.fetch(shards.iter().filter(|shard| !open(shard)).copied().map(ShardId).collect());
+                    watched.fetch(&shards);
                 }
                 self.waiting = Some((view.number(), since.unwrap_or_else(Instant::now)));
                 Now::Go
@@ -168,6 +188,31 @@ impl Reassign {
                 (self.waited, self.ending) = (long_enough.then(|| view.number()), true);
                 Now::End
             }
+        }
+    }
+
+    /// Fetches what a proposal gives the pod, and says when it is there. What is in force comes first.
+    fn prepare(&mut self) {
+        let (Some(watched), Some(proposed), Some(view)) = (&mut self.watched, &self.proposed, &self.view) else {
+            return;
+        };
+        let Some(current) = view.in_force().filter(|current| current.number == self.under.number) else { return };
+        if watched.moving.is_fetching() {
+            return;
+        }
+        let (next, wanted) = (proposed.next(), proposed.wanted(current, watched.member.ordinal()));
+        match &mut self.preparing {
+            Some((known, said)) if *known == next => {
+                if !std::mem::replace(said, true) && !wanted.is_empty() {
+                    watched.sayings.ready(Ready { next, pod: watched.member.ordinal() });
+                }
+            }
+            Some(_) | None if !wanted.is_empty() => {
+                tracing::info!(assignment = next.number, pods = next.pods, shards = ?wanted, "fetching what is proposed");
+                watched.fetch(&wanted);
+                self.preparing = Some((next, false));
+            }
+            Some(_) | None => {}
         }
     }
 
@@ -212,7 +257,7 @@ impl Reassign {
         self.stale = true;
         watched.owner = Arc::clone(&switch.owner);
         if let Some(release) = watched.member.taken_up(&view) {
-            watched.releases.append(release);
+            watched.sayings.release(release);
         }
         let told = watched.events.try_send(Event::Assigned { number: self.under.number, lost: lost.clone() });
         if told.is_err() {

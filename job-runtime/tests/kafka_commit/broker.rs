@@ -127,5 +127,5 @@ impl Reader {
 
 /// Fences, recovers into `stores`, and is ready.
 pub(crate) fn start<S: dataflow::state::ShardStore>(config: KafkaLogConfig, stores: &mut [S]) -> KafkaCommitLog {
-    KafkaCommitLog::fence(config).unwrap().assigned().unwrap().recover(stores).unwrap()
+    KafkaCommitLog::fence(config).unwrap().assigned(&mut ()).unwrap().recover(stores).unwrap()
 }

@@ -93,6 +93,8 @@ impl Job {
             match ControlRecord::decode(job, message.payload().unwrap()).unwrap() {
                 ControlRecord::Release(release) => releases.push(release),
                 ControlRecord::Assignment(_)
+                | ControlRecord::Proposal(_)
+                | ControlRecord::Ready(_)
                 | ControlRecord::Savepoint(_)
                 | ControlRecord::Origin(_)
                 | ControlRecord::Drain => {}
@@ -110,7 +112,7 @@ fn a_pod_that_starts_again_reads_behind_its_fence_what_it_has_lost() {
     let job = Job::new();
     let (first, second) = (job.start(0), job.start(1));
     job.move_a_shard();
-    let again = KafkaCommitLog::fence(job.pod(1)).unwrap().assigned().unwrap();
+    let again = KafkaCommitLog::fence(job.pod(1)).unwrap().assigned(&mut ()).unwrap();
     let (number, shards) = (again.assignment().number, again.assignment().share(1).unwrap().shards.clone());
     assert_eq!((number, shards), (2, std::iter::once(3..4).collect()));
     drop((first, second));
@@ -125,7 +127,7 @@ fn who_gains_a_shard_settles_who_had_it() {
     job.move_a_shard();
     drop(first);
     // The second pod does not release: it sleeps. Whoever gains waits for it, then fences it.
-    let gained = KafkaCommitLog::fence(job.pod(0)).unwrap().assigned().unwrap();
+    let gained = KafkaCommitLog::fence(job.pod(0)).unwrap().assigned(&mut ()).unwrap();
     assert_eq!(gained.assignment().number, 2);
     let error = second.commit(request(2, vec![(ShardId(2), change("k", "2"))], Vec::new())).expect_err("it is fenced");
     assert!(matches!(error, CommitError::Fenced { .. }), "{error}");
@@ -142,7 +144,7 @@ fn who_releases_is_not_waited_for() {
     second.leave().unwrap();
     assert_eq!(job.releases(), [Release { number: 2, pod: 1, shards: vec![2] }]);
     let begin = std::time::Instant::now();
-    let gained = KafkaCommitLog::fence(job.pod(0)).unwrap().assigned().unwrap();
+    let gained = KafkaCommitLog::fence(job.pod(0)).unwrap().assigned(&mut ()).unwrap();
     assert!(begin.elapsed() < Duration::from_secs(4), "{:?}", begin.elapsed());
     assert_eq!(gained.assignment().number, 2);
     // Not fenced either: it goes on with what it still has.

@@ -69,7 +69,8 @@ pub(crate) fn cases() -> Vec<String> {
     };
     for step in Step::RESCALE {
         match step {
-            Step::Reassign => add(step, 1, &[When::Ordered, When::Started]),
+            Step::Propose | Step::Reassign => add(step, 1, &[When::Ordered, When::Started]),
+            Step::Ready => add(step, 1, &[When::Joins, When::Gains]),
             Step::Notice | Step::LastCommit => add(step, 1, &[When::Loses]),
             // Who only loses goes on: its last commit of what it lost is the proof.
             Step::Prove => add(step, 1, &[When::Leaves]),
@@ -142,7 +143,7 @@ impl Job {
         let (token, order) = (self.key.sign(&claims(&self.rig.uid)), json!({"replicas": pods}).to_string());
         let address = ([127, 0, 0, 1], self.pods[pod].home.control).into();
         let answer = tls::ask(address, "POST", "/v1/assignment", Some(&token), &order);
-        answer.is_some_and(|(code, _)| code == 202)
+        answer.is_some_and(|(code, _)| code == 202 || code == 200)
     }
 
     /// Orders so many pods until somebody takes the order.

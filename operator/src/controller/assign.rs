@@ -1,4 +1,4 @@
-//! Gives the order to distribute a job's work over another number of pods. When to, is decided in `decide.rs`.
+//! Gives the order to distribute a job's work over another number of pods, until it is carried out. When to, is decided in `decide.rs`.
 //!
 //! It is best effort: pod 0 makes the assignment by itself when it starts with another number in its settings. So a failure is logged, and
 //! tried again with the next look.
@@ -43,14 +43,14 @@ pub async fn assign(
     }
 }
 
-/// Gives the order to one ready pod after the other until one takes it.
+/// Gives the order to one ready pod after the other until one takes it. True if it is carried out.
 async fn order(context: &Context, pods: &[PodFacts], token: &Token, replicas: u16) -> bool {
     for pod in pods.iter().filter(|pod| pod.ready && !pod.terminating) {
         let Some(address) = pod.ip else { continue };
         match context.pods.assign(address, token, replicas).await {
-            Ok(()) => {
-                tracing::info!(pod = pod.name, replicas, "an assignment is ordered");
-                return true;
+            Ok(done) => {
+                tracing::info!(pod = pod.name, replicas, done, "an assignment is ordered");
+                return done;
             }
             Err(error) => tracing::info!(pod = pod.name, replicas, %error, "a pod does not take an assignment"),
         }

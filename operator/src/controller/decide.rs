@@ -27,8 +27,8 @@ const PODS_DEADLINE: SignedDuration = SignedDuration::from_secs(30);
 const READY_DEADLINE: SignedDuration = SignedDuration::from_mins(10);
 
 /// How long pods that are to go may wait for their work to be distributed over the others. The kubelet brings new settings to pods within two
-/// minutes.
-const LEAVE_DEADLINE: SignedDuration = SignedDuration::from_mins(4);
+/// minutes, and the others have ten to fetch the state.
+const LEAVE_DEADLINE: SignedDuration = SignedDuration::from_mins(15);
 
 /// What is recorded in the status from earlier decisions.
 #[derive(Clone, Debug, Default, PartialEq)]

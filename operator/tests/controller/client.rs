@@ -110,9 +110,10 @@ async fn orders_carry_the_token_and_are_what_the_contract_says() {
     assert!(pod.asked().starts_with("GET /v1/savepoints/one HTTP/1.1\r\n"), "{}", pod.asked());
     assert!(pod.asked().contains("Bearer the-token"), "{}", pod.asked());
     let pod = Pod::new(202, "").await;
-    pod.client.assign(HERE, &token(), 3).await.expect("it is taken");
+    assert!(!pod.client.assign(HERE, &token(), 3).await.expect("it is taken"), "it is under way");
     assert!(pod.asked().starts_with("POST /v1/assignment HTTP/1.1\r\n"), "{}", pod.asked());
     assert!(pod.asked().ends_with(r#"{"replicas":3}"#), "{}", pod.asked());
+    assert!(Pod::new(200, "").await.client.assign(HERE, &token(), 3).await.expect("it is taken"), "it is in force");
 }
 
 #[tokio::test]

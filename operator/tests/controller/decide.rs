@@ -269,10 +269,10 @@ fn the_pods_are_told_their_new_number_once_pod_0_would_begin_anew_with_it() {
 fn pods_that_are_to_go_stay_until_their_work_is_with_the_others_but_not_for_ever() {
     let job = scaled(2);
     let pods: Vec<PodFacts> = (0..3).map(|number| numbered(&job, number, 3)).collect();
-    let staying = rescaled(&job, Some(3), 3, 30, &pods);
+    let staying = rescaled(&job, Some(3), 3, 700, &pods);
     assert_eq!(line(&staying), "3 Deploying working Rescaling");
     assert_eq!(rescaled(&job, Some(2), 3, 30, &pods).replicas, 2, "the order is given");
-    assert_eq!(rescaled(&job, Some(3), 3, 300, &pods).replicas, 2, "it took too long");
+    assert_eq!(rescaled(&job, Some(3), 3, 1_000, &pods).replicas, 2, "it took too long");
     assert_eq!(rescaled(&job, Some(3), 2, 30, &pods).replicas, 2, "they are gone already");
     assert_eq!(rescaled(&job, Some(3), 3, 30, &[]).replicas, 2, "nobody is there to be told");
     let without = ValidatedJob { control: None, ..scaled(2) };

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::future::BoxFuture;
@@ -307,6 +308,8 @@ pub(crate) struct FakePods {
     pub(crate) savepoints: Mutex<BTreeMap<String, SavepointStatus>>,
     /// They refuse orders with this.
     pub(crate) refuse: Mutex<Option<(u16, &'static str)>>,
+    /// They are not done with an assignment.
+    pub(crate) fetching: AtomicBool,
 }
 
 /// The token that the API server in memory gives.
@@ -375,7 +378,8 @@ impl JobClient for FakePods {
         answered(known.ok_or(JobClientError::Refused { code: 404, message: "not known".to_owned() }))
     }
 
-    fn assign<'a>(&'a self, _: IpAddr, token: &'a Token, replicas: u16) -> BoxFuture<'a, Result<(), JobClientError>> {
-        answered(self.take(token, format!("assign {replicas}")))
+    fn assign<'a>(&'a self, _: IpAddr, token: &'a Token, replicas: u16) -> BoxFuture<'a, Result<bool, JobClientError>> {
+        let fetching = self.fetching.load(Ordering::Relaxed);
+        answered(self.take(token, format!("assign {replicas}")).map(|()| !fetching))
     }
 }

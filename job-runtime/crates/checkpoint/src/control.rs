@@ -1,9 +1,10 @@
-//! The job's control topic as a whole: who owns what, savepoints under way, where the job's state came from, and whether its input has ended.
+//! The job's control topic as a whole: who owns what and what is proposed, savepoints under way, where the job's state came from, and whether its input has ended.
 //!
-//! Owns the fold of all records into one value. What each part means is in `ownership` and `savepoint`.
+//! Owns the fold of all records into one value. What each part means is in `ownership`, `proposal` and `savepoint`.
 
 use crate::ownership::record::ControlRecord;
 use crate::ownership::{Effect, View};
+use crate::proposal::Proposed;
 use crate::savepoint::Board;
 
 /// What the control topic says, as far as it was read: always from its start, never with a gap.
@@ -11,6 +12,8 @@ use crate::savepoint::Board;
 pub struct ControlLog {
     /// Who may act on which shard.
     pub view: View,
+    /// The next assignment, while it is only proposed.
+    pub proposed: Option<Proposed>,
     /// Savepoints.
     pub board: Board,
     /// The savepoint that the job began from; the first word counts.
@@ -26,6 +29,15 @@ impl ControlLog {
             ControlRecord::Assignment(_) => {
                 if self.view.append(record) == Effect::InForce {
                     self.board.reassigned();
+                    self.proposed = None;
+                }
+            }
+            ControlRecord::Proposal(proposal) => {
+                self.proposed = Proposed::propose(self.proposed.take(), *proposal, self.view.in_force());
+            }
+            ControlRecord::Ready(ready) => {
+                if let Some(proposed) = &mut self.proposed {
+                    proposed.ready(*ready);
                 }
             }
             ControlRecord::Release(_) => {

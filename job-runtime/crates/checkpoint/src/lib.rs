@@ -13,6 +13,7 @@ pub mod names;
 pub mod offset_note;
 pub mod ownership;
 pub mod partition_group;
+pub mod proposal;
 pub mod rescale;
 pub mod savepoint;
 pub mod snapshot;

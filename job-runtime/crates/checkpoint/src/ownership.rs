@@ -66,7 +66,11 @@ impl View {
         match record {
             ControlRecord::Assignment(assignment) => self.assign(assignment),
             ControlRecord::Release(release) => self.release(release),
-            ControlRecord::Savepoint(_) | ControlRecord::Origin(_) | ControlRecord::Drain => Effect::Void,
+            ControlRecord::Proposal(_)
+            | ControlRecord::Ready(_)
+            | ControlRecord::Savepoint(_)
+            | ControlRecord::Origin(_)
+            | ControlRecord::Drain => Effect::Void,
         }
     }
 

@@ -11,7 +11,8 @@ pub const STATUS_PATH: &str = "/status";
 pub const SAVEPOINTS_PATH: &str = "/v1/savepoints";
 /// `POST` [`StopRequest`]: 202, or [`Refused`].
 pub const STOP_PATH: &str = "/v1/stop";
-/// `POST` [`AssignmentRequest`]: 202, or [`Refused`].
+/// `POST` [`AssignmentRequest`]: 202 while those who gain work by it fetch its state, and 200 when it is in force: ask again until then. Or
+/// [`Refused`].
 pub const ASSIGNMENT_PATH: &str = "/v1/assignment";
 
 /// Longest name of a savepoint.

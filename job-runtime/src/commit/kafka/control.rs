@@ -1,10 +1,9 @@
 //! The job's control topic at work: joining an assignment, releasing what a killed process of the pod lost, settling those who owned a pod's
-//! shards before, releasing what an assignment takes away at the end of a process, and the words of savepoints. Who watches for what comes next
-//! is `watch`.
+//! shards before, releasing what an assignment takes away at the end of a process. Who watches for what comes next is `watch`; orders and the words
+//! of savepoints are `control_topic`'s.
 //!
 //! Owns the calls and their deadlines. What must be done next is `checkpoint::ownership`'s.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -12,9 +11,9 @@ use checkpoint::assignment::Assignment;
 use checkpoint::control::ControlLog;
 use checkpoint::names;
 use checkpoint::ownership::record::ControlRecord;
-use checkpoint::ownership::{Process, Step, View};
+use checkpoint::ownership::{Process, Step};
+use checkpoint::proposal::{Next, Proposal, Ready};
 use checkpoint::savepoint::Board;
-use checkpoint::savepoint::record::SavepointRecord;
 use checkpoint::snapshot::choice::LogBounds;
 use dataflow::key::ShardId;
 
@@ -22,7 +21,7 @@ use super::member::{Member, Membership};
 use super::proof::prove;
 use super::recover::RecoverError;
 use super::tail::{Tail, read_tails};
-use super::{KafkaCommitLog, KafkaLogConfig, no_answer};
+use super::{ControlTopic, KafkaCommitLog, KafkaLogConfig, no_answer};
 use crate::commit::CommitError;
 use crate::crash;
 use crate::kafka::client::{ConnectError, ConsumerClient};
@@ -39,6 +38,25 @@ pub(crate) const SETTLE: Duration = Duration::from_secs(5);
 /// How often a pod that waits looks at the control topic.
 const WAITING: Duration = Duration::from_millis(50);
 
+/// Brings the files of shards that a pod is to gain to where its start looks for them.
+pub trait Prepare {
+    /// Begins with these shards, unless it fetches already. `begins_empty`: a shard of which there are no files begins with nothing, and all
+    /// that it has is in the changelog.
+    fn fetch(&mut self, shards: Vec<ShardId>, begins_empty: bool);
+
+    /// True until what can be fetched is there.
+    fn is_fetching(&self) -> bool;
+}
+
+/// For a pod that takes all from its start.
+impl Prepare for () {
+    fn fetch(&mut self, _shards: Vec<ShardId>, _begins_empty: bool) {}
+
+    fn is_fetching(&self) -> bool {
+        false
+    }
+}
+
 /// The control topic, for one pod.
 pub(super) struct Control<'a> {
     pub(super) config: &'a KafkaLogConfig,
@@ -50,7 +68,11 @@ pub(super) struct Control<'a> {
 impl Control<'_> {
     /// Finds the pod's share, after `init_transactions`, releases what earlier processes of the pod lost, and settles all who owned its share
     /// before.
-    pub(super) fn join(&self, producer: &mut TransactionalProducer) -> Result<Membership, RecoverError> {
+    pub(super) fn join(
+        &self,
+        producer: &mut TransactionalProducer,
+        prepare: &mut dyn Prepare,
+    ) -> Result<Membership, RecoverError> {
         let mut process = Process::new(self.config.ordinal);
         process.initialised();
         let mut log = self.read()?;
@@ -66,22 +88,24 @@ impl Control<'_> {
             // Read again: of two records with one number the earlier one stands, and that may not be ours.
             log = self.read()?;
         }
-        self.settle(&mut process, &mut log, producer)?;
+        self.settle(&mut process, &mut log, producer, prepare)?;
         if let Some(ignored) = self.config.origin.as_ref().filter(|wanted| log.origin.as_ref() != Some(*wanted)) {
             tracing::warn!(
                 savepoint = ignored,
                 "the job has state already, and goes on from that; restoreFrom is not used"
             );
         }
-        let ControlLog { view, board, origin, drained } = log;
-        Ok(Membership { process, view, board, origin, drained })
+        let ControlLog { view, proposed, board, origin, drained } = log;
+        Ok(Membership { process, view, is_proposed: proposed.is_some(), board, origin, drained })
     }
 
-    /// Pod 0 makes the next assignment when the number of pods has changed: while it works under the last one, so that it can release what
-    /// the next one takes from itself.
-    pub(super) fn proposal(&self, view: &View) -> Option<Assignment> {
-        let current = view.in_force()?;
-        if self.config.ordinal != 0 || usize::from(self.config.pods) == current.pods.len() {
+    /// What pod 0 proposes when the number of pods has changed: while it works under the last assignment, so that it can release what the next one
+    /// takes from itself.
+    pub(super) fn proposal(&self, log: &ControlLog) -> Option<Proposal> {
+        let current = log.view.in_force()?;
+        let pods = self.config.pods;
+        let wanted = log.proposed.as_ref().map_or(current.pods.len(), |proposed| usize::from(proposed.next().pods));
+        if self.config.ordinal != 0 || usize::from(pods) == wanted {
             return None;
         }
         if let Some(table) = &self.config.bound_source {
@@ -93,13 +117,14 @@ impl Control<'_> {
             );
             return None;
         }
-        Some(current.rescaled(self.config.pods))
+        Some(Proposal { next: Next { number: current.number + 1, pods }, by: self.config.ordinal })
     }
 
-    fn await_share(&self, log: &mut ControlLog) -> Result<(), RecoverError> {
+    /// Waits for a share. Meanwhile, and before it has any, the pod fetches what is to be its own.
+    fn await_share(&self, log: &mut ControlLog, prepare: &mut dyn Prepare) -> Result<(), RecoverError> {
         let wait = self.config.deadline * SHARE;
-        let deadline = Instant::now() + wait;
-        let mut told = false;
+        let mut deadline = Instant::now() + wait;
+        let (mut told, mut preparing) = (false, None);
         loop {
             let view = &log.view;
             let share = view.in_force().and_then(|current| current.share(self.config.ordinal));
@@ -124,9 +149,35 @@ impl Control<'_> {
                     "the pod has no share; waiting for an assignment that has one"
                 );
             }
+            if self.prepare(log, &mut preparing, prepare) {
+                deadline = Instant::now() + wait;
+            }
             self.pause()?;
             *log = self.read()?;
         }
+    }
+
+    /// Fetches what a proposal gives the pod, and says when it is there. True while it fetches.
+    fn prepare(&self, log: &ControlLog, preparing: &mut Option<Next>, prepare: &mut dyn Prepare) -> bool {
+        if prepare.is_fetching() {
+            return true;
+        }
+        let Some((proposed, current)) = log.proposed.as_ref().zip(log.view.in_force()) else { return false };
+        let (next, wanted) = (proposed.next(), proposed.wanted(current, self.config.ordinal));
+        if wanted.is_empty() {
+            return false;
+        }
+        if preparing.replace(next) == Some(next) {
+            tracing::info!(assignment = next.number, pods = next.pods, "ready for what is proposed");
+            let ready = ControlRecord::Ready(Ready { next, pod: self.config.ordinal });
+            if let Err(error) = self.append_as(crash::Step::Ready, &ready) {
+                tracing::warn!(%error, "that could not be said; trying again");
+            }
+        } else {
+            tracing::info!(assignment = next.number, pods = next.pods, shards = ?wanted, "fetching what is proposed");
+            prepare.fetch(wanted.into_iter().map(ShardId).collect(), log.origin.is_none());
+        }
+        true
     }
 
     /// Between two looks; ends the wait when the process is asked to stop.
@@ -168,12 +219,13 @@ impl Control<'_> {
         process: &mut Process,
         log: &mut ControlLog,
         producer: &mut TransactionalProducer,
+        prepare: &mut dyn Prepare,
     ) -> Result<(), RecoverError> {
         let mut begin = None;
         loop {
             // First, for others may be waiting for it; and again, when an assignment that was made meanwhile takes something away.
             self.release_lost(process, log, producer)?;
-            self.await_share(log)?;
+            self.await_share(log, prepare)?;
             let (mut owners, mut lost) = (Vec::new(), false);
             for step in process.steps(&log.view) {
                 match step {
@@ -244,7 +296,7 @@ impl Control<'_> {
         ConnectError::new(servers, &topic, error.code, &error.text, self.config.deadline, None)
     }
 
-    fn producer(&self) -> Result<RawProducer, RecoverError> {
+    pub(super) fn producer(&self) -> Result<RawProducer, RecoverError> {
         let mut properties = self.config.properties.producer();
         // Not idempotent, which may cost a start half a second: a record that is there twice counts once.
         properties.extend([("acks", "all"), ("enable.idempotence", "false"), ("linger.ms", "0")]);
@@ -256,7 +308,7 @@ impl Control<'_> {
         crash::asked(step, || self.append(record)).ok_or_else(|| no_answer(self.config))?
     }
 
-    fn append_by(&self, producer: &RawProducer, record: &ControlRecord) -> Result<(), RecoverError> {
+    pub(super) fn append_by(&self, producer: &RawProducer, record: &ControlRecord) -> Result<(), RecoverError> {
         let (topic, failed) = (names::control_topic(&self.config.job_uid), |error: ClientError| self.failed(&error));
         let deadline = Instant::now() + self.config.deadline;
         producer.produce(&topic, 0, &record.encode(self.job), 0, deadline).map_err(failed)?;
@@ -325,6 +377,11 @@ impl KafkaCommitLog {
         self.member.lock().board.clone()
     }
 
+    /// True if another assignment was proposed when the process joined.
+    pub fn is_proposed(&self) -> bool {
+        self.member.lock().is_proposed
+    }
+
     /// True if the job's input had ended when the process joined.
     pub fn is_drained(&self) -> bool {
         self.member.lock().drained
@@ -332,7 +389,7 @@ impl KafkaCommitLog {
 
     /// What pods say to each other of savepoints.
     pub fn control_topic(&self) -> ControlTopic {
-        ControlTopic { config: self.config.clone(), job: self.job, connected: None }
+        ControlTopic::new(&self.config)
     }
 }
 
@@ -348,94 +405,4 @@ pub(super) fn changelog_bounds(
         Ok((*shard, LogBounds { low, high }))
     };
     shards.iter().map(bounds).collect()
-}
-
-/// The job's control topic, for orders and for what pods say of savepoints.
-pub struct ControlTopic {
-    config: KafkaLogConfig,
-    job: u64,
-    /// Connected while a savepoint is under way: sources stand still for what each step takes.
-    connected: Option<(ConsumerClient, RawProducer)>,
-}
-
-impl ControlTopic {
-    fn client(&self) -> Result<ConsumerClient, ConnectError> {
-        let plain = [("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")];
-        ConsumerClient::new(&self.config.properties, &plain, self.config.deadline)
-    }
-
-    fn connect(&mut self) -> Result<(Control<'_>, &RawProducer), RecoverError> {
-        if self.connected.is_none() {
-            let client = self.client()?;
-            let producer = Control { config: &self.config, job: self.job, client: &client }.producer()?;
-            self.connected = Some((client, producer));
-        }
-        let (client, producer) = self.connected.as_ref().expect("it was connected above");
-        Ok((Control { config: &self.config, job: self.job, client }, producer))
-    }
-
-    /// Gives the connections up until they are needed again.
-    pub fn disconnect(&mut self) {
-        self.connected = None;
-    }
-
-    /// Appends a record.
-    ///
-    /// # Errors
-    /// When Kafka does not take it; it may be there nevertheless.
-    pub fn say(&mut self, record: SavepointRecord) -> Result<(), RecoverError> {
-        let (control, producer) = self.connect()?;
-        control.append_by(producer, &ControlRecord::Savepoint(record))
-    }
-
-    /// Appends the next assignment, for so many pods. False if there are so many.
-    ///
-    /// More pods than shards are shared among as many as there are shards.
-    ///
-    /// # Errors
-    /// When Kafka does not answer; or [`RecoverError::BoundSource`].
-    pub fn assign(&self, pods: u16) -> Result<bool, RecoverError> {
-        let pods = pods.min(self.config.shards.count());
-        let client = self.client()?;
-        let control = Control { config: &self.config, job: self.job, client: &client };
-        let log = control.read()?;
-        let Some(current) = log.view.in_force().filter(|current| current.pods.len() != usize::from(pods)) else {
-            return Ok(false);
-        };
-        if let Some(table) = &self.config.bound_source {
-            return Err(RecoverError::BoundSource { table: table.clone() });
-        }
-        control.append_as(crash::Step::Reassign, &ControlRecord::Assignment(current.rescaled(pods)))?;
-        Ok(true)
-    }
-
-    /// What the changelog holds of these shards now.
-    ///
-    /// # Errors
-    /// When Kafka does not answer.
-    pub fn bounds(&self, shards: &[ShardId]) -> Result<Vec<(ShardId, LogBounds)>, ConnectError> {
-        changelog_bounds(&self.client()?, &self.config.job_uid, shards)
-    }
-
-    /// Ends the job's input for all pods, and for those that start later.
-    ///
-    /// # Errors
-    /// When Kafka does not take it; it may be there nevertheless.
-    pub fn drain(&self) -> Result<(), RecoverError> {
-        let client = self.client()?;
-        Control { config: &self.config, job: self.job, client: &client }.append(&ControlRecord::Drain)
-    }
-
-    /// The ends of partitions of internal topics now, whatever of it is committed.
-    ///
-    /// # Errors
-    /// When Kafka does not answer.
-    pub fn ends(&mut self, of: &[(String, Vec<i32>)]) -> Result<BTreeMap<(String, i32), i64>, RecoverError> {
-        let ((control, _), mut out) = (self.connect()?, BTreeMap::new());
-        for (topic, partitions) in of {
-            let ends = control.client.ends(topic, partitions)?;
-            out.extend(partitions.iter().zip(ends).map(|(partition, end)| ((topic.clone(), *partition), end)));
-        }
-        Ok(out)
-    }
 }

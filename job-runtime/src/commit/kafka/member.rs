@@ -17,6 +17,8 @@ use crate::commit::KafkaOffset;
 pub(super) struct Membership {
     pub(super) process: Process,
     pub(super) view: View,
+    /// Another assignment was proposed then.
+    pub(super) is_proposed: bool,
     /// Savepoints as they were when the process joined.
     pub(super) board: Board,
     /// The savepoint that the job began from.
@@ -41,6 +43,11 @@ impl Member {
 
     pub(super) fn lock(&self) -> MutexGuard<'_, Membership> {
         self.membership.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pod.
+    pub fn ordinal(&self) -> u16 {
+        self.ordinal
     }
 
     /// What the process must do, which works under an assignment and has read this.

@@ -14,7 +14,7 @@ use dataflow::graph::OperatorUid;
 use dataflow::key::ShardId;
 use dataflow::state::{LogOffset, ShardStore, StateError};
 
-use super::control::{Control, changelog_bounds};
+use super::control::{Control, Prepare, changelog_bounds};
 use super::member::Membership;
 use super::tail::{Tail, read_tails};
 use super::{KafkaCommitLog, KafkaLogConfig, topics};
@@ -164,18 +164,18 @@ impl Fenced {
         Self { config, job, producer }
     }
 
-    /// Step 2 of a start: the internal topics, and what the pod owns.
+    /// Step 2 of a start: the internal topics, and what the pod owns. Who has nothing yet waits, and brings by `prepare` what it is to get.
     ///
     /// # Errors
     /// See [`RecoverError`].
-    pub fn assigned(mut self) -> Result<Assigned, RecoverError> {
+    pub fn assigned(mut self, prepare: &mut dyn Prepare) -> Result<Assigned, RecoverError> {
         // Reads everything, also what is not committed: the control topic is plain, and its view of an end is the high watermark.
         let plain = self.client(&[("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")])?;
         let (uid, shards) = (&self.config.job_uid, i32::from(self.config.shards.count()));
         let wanted = [(names::control_topic(uid), 1), (names::changelog_topic(uid), shards)];
         topics::ensure(&self.config, &plain, &wanted, &[])?;
         let control = Control { config: &self.config, job: self.job, client: &plain };
-        let membership = control.join(&mut self.producer)?;
+        let membership = control.join(&mut self.producer, prepare)?;
         if let Some(name) = membership.board.stopped().filter(|_| self.config.stays_ended) {
             return Err(RecoverError::Ended { name: name.to_owned() });
         }
@@ -198,46 +198,12 @@ impl Fenced {
     /// Applies what the changelog has and the stores do not. Returns the number of records.
     fn changelog_tail<S: ShardStore>(&self, plain: &ConsumerClient, stores: &mut [S]) -> Result<u64, RecoverError> {
         let topic = names::changelog_topic(&self.config.job_uid);
-        let committed = self.client(&[("isolation.level", "read_committed"), ("enable.partition.eof", "true")])?;
-        let tails = self.tails(plain, &committed, &topic, stores)?;
-        let mut records = 0;
-        read_tails(&committed, &topic, &tails, &mut |partition, offset, value| {
-            let shard = ShardId(partition as u16);
-            let decoded = changelog::decode(self.job, shard, value.unwrap_or_default());
-            let changes = decoded.map_err(|source| RecoverError::Changelog {
-                topic: topic.clone(),
-                partition: shard.0,
-                offset,
-                source,
-            })?;
-            let store =
-                stores.iter_mut().find(|store| store.shard() == shard).expect("a tail is read for each of the stores");
-            store.apply(&changes, LogOffset(offset))?;
-            records += 1;
-            Ok(())
-        })?;
-        Ok(records)
-    }
-
-    /// The parts of the shards' partitions that their stores do not have; checks that log and stores fit.
-    fn tails<S: ShardStore>(
-        &self,
-        plain: &ConsumerClient,
-        committed: &ConsumerClient,
-        topic: &str,
-        stores: &[S],
-    ) -> Result<Vec<Tail>, RecoverError> {
+        let committed = committed_reader(&self.config)?;
         let partitions: Vec<i32> = stores.iter().map(|store| i32::from(store.shard().0)).collect();
-        let edges = plain.all_watermarks(topic, &partitions)?;
-        self.await_stable(committed, topic, &partitions, &edges)?;
-        let mut tails = Vec::new();
-        for (store, (low, high)) in stores.iter().zip(edges) {
-            let from = first_missing(topic, store.shard(), store.applied(), low, high)?;
-            if from < high {
-                tails.push(Tail { partition: i32::from(store.shard().0), from, end: high });
-            }
-        }
-        Ok(tails)
+        let edges = plain.all_watermarks(&topic, &partitions)?;
+        self.await_stable(&committed, &topic, &partitions, &edges)?;
+        let tails = tails(&topic, stores, &edges)?;
+        apply_tails(&committed, self.job, &topic, &tails, stores)
     }
 
     /// After the fence nothing is open: the last stable offset is the high watermark, a moment later at most.
@@ -260,6 +226,51 @@ impl Fenced {
             std::thread::park_timeout(Duration::from_millis(10));
         }
     }
+}
+
+/// Reads what is committed.
+pub(super) fn committed_reader(config: &KafkaLogConfig) -> Result<ConsumerClient, ConnectError> {
+    let own = [("isolation.level", "read_committed"), ("enable.partition.eof", "true")];
+    ConsumerClient::new(&config.properties, &own, config.deadline)
+}
+
+/// The parts of the shards' partitions, which have these edges, that their stores do not have; checks that log and stores fit.
+pub(super) fn tails<S: ShardStore>(topic: &str, stores: &[S], edges: &[(i64, i64)]) -> Result<Vec<Tail>, RecoverError> {
+    let mut tails = Vec::new();
+    for (store, (low, high)) in stores.iter().zip(edges) {
+        let from = first_missing(topic, store.shard(), store.applied(), *low, *high)?;
+        if from < *high {
+            tails.push(Tail { partition: i32::from(store.shard().0), from, end: *high });
+        }
+    }
+    Ok(tails)
+}
+
+/// Applies parts of the changelog to their stores. Returns the number of records.
+pub(super) fn apply_tails<S: ShardStore>(
+    committed: &ConsumerClient,
+    job: u64,
+    topic: &str,
+    tails: &[Tail],
+    stores: &mut [S],
+) -> Result<u64, RecoverError> {
+    let mut records = 0;
+    read_tails(committed, topic, tails, &mut |partition, offset, value| {
+        let shard = ShardId(partition as u16);
+        let decoded = changelog::decode(job, shard, value.unwrap_or_default());
+        let changes = decoded.map_err(|source| RecoverError::Changelog {
+            topic: topic.to_owned(),
+            partition: shard.0,
+            offset,
+            source,
+        })?;
+        let store =
+            stores.iter_mut().find(|store| store.shard() == shard).expect("a tail is read for each of the stores");
+        store.apply(&changes, LogOffset(offset))?;
+        records += 1;
+        Ok(())
+    })?;
+    Ok(records)
 }
 
 /// The first offset of a shard's partition (`low` to `high`) that its store lacks.

@@ -1,15 +1,17 @@
-//! The thread that watches the control topic while a pod works, and appends what the pod releases meanwhile.
+//! The thread that watches the control topic while a pod works, appends what the pod has to say meanwhile, and puts what the pod has proposed into
+//! force when the time has come.
 //!
-//! Owns its rhythm. What a change means for the pod is the driver's; it decides nothing.
+//! Owns its rhythm. What a change means for the pod is the driver's; when the time has come is decided in `checkpoint::proposal`.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use checkpoint::control::ControlLog;
 use checkpoint::names;
 use checkpoint::ownership::record::{ControlRecord, Release};
+use checkpoint::proposal::{Next, Ready};
 
 use super::control::Control;
 use super::{KafkaCommitLog, KafkaLogConfig};
@@ -20,6 +22,10 @@ use crate::kafka::client::ConsumerClient;
 const WORKING: Duration = Duration::from_millis(300);
 /// And while a savepoint is under way: sources stand still.
 const URGENT: Duration = Duration::from_millis(10);
+/// And while an assignment is proposed.
+const PROPOSED: Duration = Duration::from_millis(50);
+/// A pod that works has this long to fetch what it is to gain; then it gains it all the same.
+const PREPARING: Duration = Duration::from_secs(600);
 
 impl KafkaCommitLog {
     /// Tells of every change of the control topic, soon while `urgent` is set.
@@ -31,60 +37,67 @@ impl KafkaCommitLog {
         urgent: Arc<AtomicBool>,
         changed: impl Fn(&ControlLog) + Send + 'static,
     ) -> std::io::Result<Watching> {
-        let releases = Releases::default();
-        let (asked, config, job) = (releases.clone(), self.config.clone(), self.job);
+        let sayings = Sayings::default();
+        let (asked, config, job) = (sayings.clone(), self.config.clone(), self.job);
         let look = move || watch(&config, job, &asked, &urgent, &changed);
         let thread = std::thread::Builder::new().name("millstream-control".into()).spawn(look)?;
-        Ok(Watching { releases, thread: Some(thread) })
+        Ok(Watching { sayings, thread: Some(thread) })
     }
 }
 
 /// What the watching thread is asked to append, so that no commit waits for it.
 #[derive(Clone, Default)]
-pub struct Releases(Arc<(Mutex<Asked>, Condvar)>);
+pub struct Sayings(Arc<(Mutex<Asked>, Condvar)>);
 
 #[derive(Default)]
 struct Asked {
     releases: Vec<Release>,
+    /// Said again until it is there: the others wait for it.
+    ready: Option<Ready>,
     stop: bool,
 }
 
-impl Releases {
+impl Sayings {
     fn ask(&self, change: impl FnOnce(&mut Asked)) {
         change(&mut self.0.0.lock().unwrap_or_else(PoisonError::into_inner));
         self.0.1.notify_all();
     }
 
     /// Appends a release soon. It may get lost: who gains fences then.
-    pub fn append(&self, release: Release) {
+    pub fn release(&self, release: Release) {
         self.ask(|asked| asked.releases.push(release));
     }
 
-    /// What was asked for until now or within `period`, and whether that is all.
-    fn wait(&self, period: Duration) -> (Vec<Release>, bool) {
+    /// Says soon that the pod is ready for what is proposed, and nothing that was to be said of another proposal.
+    pub fn ready(&self, ready: Ready) {
+        self.ask(|asked| asked.ready = Some(ready));
+    }
+
+    /// What was asked for until now or within `period`.
+    fn wait(&self, period: Duration) -> Asked {
         let asked = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let quiet = |asked: &mut Asked| asked.releases.is_empty() && !asked.stop;
+        let quiet = |asked: &mut Asked| asked.releases.is_empty() && asked.ready.is_none() && !asked.stop;
         let (mut asked, _) = self.0.1.wait_timeout_while(asked, period, quiet).unwrap_or_else(PoisonError::into_inner);
-        (std::mem::take(&mut asked.releases), asked.stop)
+        Asked { stop: asked.stop, ..std::mem::take(&mut *asked) }
     }
 }
 
 /// The thread that watches; ended and joined when dropped, behind what it was asked to append.
 pub struct Watching {
-    releases: Releases,
+    sayings: Sayings,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Watching {
-    /// Where to ask for releases.
-    pub fn releases(&self) -> Releases {
-        self.releases.clone()
+    /// Where to ask for what is to be appended.
+    pub fn sayings(&self) -> Sayings {
+        self.sayings.clone()
     }
 }
 
 impl Drop for Watching {
     fn drop(&mut self) {
-        self.releases.ask(|asked| asked.stop = true);
+        self.sayings.ask(|asked| asked.stop = true);
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -93,42 +106,107 @@ impl Drop for Watching {
     }
 }
 
-fn watch(config: &KafkaLogConfig, job: u64, asked: &Releases, urgent: &AtomicBool, changed: &dyn Fn(&ControlLog)) {
+fn watch(config: &KafkaLogConfig, job: u64, asked: &Sayings, urgent: &AtomicBool, changed: &dyn Fn(&ControlLog)) {
     let plain = [("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")];
     let Ok(client) = ConsumerClient::new(&config.properties, &plain, config.deadline) else { return };
     let (control, topic) = (Control { config, job, client: &client }, names::control_topic(&config.job_uid));
     if let Ok(log) = control.read()
-        && let Some(proposal) = control.proposal(&log.view)
+        && let Some(proposal) = control.proposal(&log)
     {
-        tracing::info!(assignment = proposal.number, pods = proposal.pods.len(), "the number of pods has changed");
-        if let Err(error) = control.append_as(Step::Reassign, &ControlRecord::Assignment(proposal)) {
-            tracing::warn!(%error, "cannot make the next assignment; the next start of pod 0 tries again");
+        let Next { number, pods } = proposal.next;
+        tracing::info!(assignment = number, pods, "the number of pods has changed");
+        if let Err(error) = control.append_as(Step::Propose, &ControlRecord::Proposal(proposal)) {
+            tracing::warn!(%error, "cannot propose the next assignment; the next start of pod 0 tries again");
         }
     }
-    let mut seen = -1;
+    let (mut seen, mut coming) = (-1, Coming::default());
     loop {
-        let period = if urgent.load(Ordering::Acquire) { URGENT } else { WORKING };
-        let (releases, stop) = asked.wait(period);
-        for release in releases {
-            tracing::info!(assignment = release.number, shards = ?release.shards, "released");
-            if let Err(error) = control.append_as(Step::Release, &ControlRecord::Release(release)) {
-                tracing::warn!(%error, "what is lost could not be released; who gains it waits and fences");
-            }
-        }
+        let said = asked.wait(period(urgent, &coming));
+        let stop = said.stop;
+        say(&control, asked, said);
         if stop {
             return;
         }
         // A broker that does not answer now is asked again: what is missed meanwhile is only the moment.
         let Ok(end) = client.ends(&topic, &[0]) else { continue };
-        if std::mem::replace(&mut seen, end[0]) == end[0] {
-            continue;
-        }
-        match control.read() {
-            Ok(log) => changed(&log),
-            Err(error) => {
-                tracing::debug!(%error, "cannot read the control topic now");
-                seen = -1;
+        if std::mem::replace(&mut seen, end[0]) != end[0] {
+            match control.read() {
+                Ok(log) => {
+                    changed(&log);
+                    coming.read(log);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "cannot read the control topic now");
+                    seen = -1;
+                }
             }
+        }
+        coming.put_into_force(&control);
+    }
+}
+
+fn period(urgent: &AtomicBool, coming: &Coming) -> Duration {
+    if urgent.load(Ordering::Acquire) {
+        URGENT
+    } else if coming.since.is_some() {
+        PROPOSED
+    } else {
+        WORKING
+    }
+}
+
+fn say(control: &Control<'_>, asked: &Sayings, said: Asked) {
+    for release in said.releases {
+        tracing::info!(assignment = release.number, shards = ?release.shards, "released");
+        if let Err(error) = control.append_as(Step::Release, &ControlRecord::Release(release)) {
+            tracing::warn!(%error, "what is lost could not be released; who gains it waits and fences");
+        }
+    }
+    let Some(ready) = said.ready else { return };
+    tracing::info!(assignment = ready.next.number, pods = ready.next.pods, "ready for what is proposed");
+    if let Err(error) = control.append_as(Step::Ready, &ControlRecord::Ready(ready))
+        && !said.stop
+    {
+        tracing::warn!(%error, "that could not be said; trying again");
+        // What is newer stands.
+        asked.ask(|asked| asked.ready = asked.ready.take().or(Some(ready)));
+        std::thread::park_timeout(WORKING);
+    }
+}
+
+/// What is proposed, and since when this process knows of it.
+#[derive(Default)]
+struct Coming {
+    log: ControlLog,
+    since: Option<(Next, Instant)>,
+}
+
+impl Coming {
+    fn read(&mut self, log: ControlLog) {
+        let next = log.proposed.as_ref().map(checkpoint::proposal::Proposed::next);
+        let before = self.since.filter(|(known, _)| next == Some(*known));
+        if let (Some(proposed), Some(current), None) = (&log.proposed, log.view.in_force(), before) {
+            let (next, awaited) = (proposed.next(), proposed.awaited(current));
+            tracing::info!(assignment = next.number, pods = next.pods, ?awaited, "another assignment is proposed");
+        }
+        self.since = before.or_else(|| Some((next?, Instant::now())));
+        self.log = log;
+    }
+
+    /// What this pod has proposed, if the time has come. If that fails, or it is not known whether it did, it is looked at again.
+    fn put_into_force(&self, control: &Control<'_>) {
+        let (Some(proposed), Some(current)) = (&self.log.proposed, self.log.view.in_force()) else { return };
+        let long_enough = self.since.is_some_and(|(_, since)| since.elapsed() >= PREPARING);
+        if proposed.by() != control.config.ordinal {
+            return;
+        }
+        let Some(next) = proposed.due(current, long_enough) else { return };
+        let late = proposed.awaited(current);
+        if !late.is_empty() {
+            tracing::warn!(pods = ?late, "these pods did not fetch what they are to gain; they gain it all the same");
+        }
+        if let Err(error) = control.append_as(Step::Reassign, &ControlRecord::Assignment(next)) {
+            tracing::warn!(%error, "cannot put the next assignment into force; trying again");
         }
     }
 }

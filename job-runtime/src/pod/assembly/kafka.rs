@@ -10,15 +10,16 @@ use dataflow::graph::{JobGraph, NodeId, NodeKind};
 use dataflow::key::ShardId;
 use dataflow::source::{PartitionId, Reached, SourcePosition};
 
-use super::{OpenSink, OpenSource, Seat, table};
+use super::{OpenSink, OpenSource, Seat, reassign, table};
 use crate::commit::KafkaOffset;
-use crate::commit::kafka::{Assigned, KafkaCommitLog, KafkaLogConfig};
+use crate::commit::kafka::{Assigned, ControlTopic, KafkaCommitLog, KafkaLogConfig};
 use crate::connector::options::{Connector, TableOptions};
 use crate::connector::{ConnectorError, SinkTarget};
 use crate::kafka;
 use crate::kafka::properties::KafkaProperties;
+use crate::pod::reassign::Moving;
 use crate::pod::{PodConfig, PodError};
-use crate::state::rocks::RocksShardStore;
+use crate::state::rocks::{RocksDatabases, RocksShardStore};
 
 /// How far a partition of a source node is read.
 type Position = ((NodeId, PartitionId), Reached);
@@ -49,6 +50,7 @@ pub(super) fn fence(
     config: &PodConfig,
     job_uid: &str,
     sinks: &[OpenSink<'_>],
+    databases: &Arc<RocksDatabases>,
     stop: Arc<AtomicBool>,
 ) -> Result<Option<FencedLog>, PodError> {
     let Some(properties) = log_cluster(sinks)? else { return Ok(None) };
@@ -57,7 +59,7 @@ pub(super) fn fence(
         NodeKind::Source(source) if !sources.contains(&node.id) => Some(source.table.clone()),
         _ => None,
     });
-    let fenced = KafkaCommitLog::fence(KafkaLogConfig {
+    let log = KafkaLogConfig {
         properties,
         job_uid: job_uid.to_owned(),
         ordinal: config.ordinal,
@@ -72,8 +74,13 @@ pub(super) fn fence(
         stays_ended: config.stays_ended,
         deadline: DEADLINE,
         stop,
-    })?;
-    Ok(Some(FencedLog { assigned: fenced.assigned()?, sources }))
+    };
+    let topic = ControlTopic::new(&log);
+    let fenced = KafkaCommitLog::fence(log)?;
+    let fetch = reassign::fetch(config, job_uid, Arc::clone(databases), topic);
+    // Ends with this: the start may begin with what is there.
+    let mut moving = Moving::new(Some(fetch), std::thread::current());
+    Ok(Some(FencedLog { assigned: fenced.assigned(&mut moving)?, sources }))
 }
 
 /// The cluster of the job's Kafka sinks: one, because one transaction cannot span two.

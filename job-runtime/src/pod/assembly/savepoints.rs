@@ -13,7 +13,7 @@ use dataflow::shuffle::Gate;
 
 use super::cast::Cast;
 use super::{Log, Recovered};
-use crate::commit::kafka::{ControlTopic, Member, Releases, Watching};
+use crate::commit::kafka::{ControlTopic, Member, Sayings, Watching};
 use crate::crash::{self, Step};
 use crate::kafka::shuffle::ReadUpTo;
 use crate::pod::hold::{Desk, Hold};
@@ -42,7 +42,7 @@ pub(super) struct Orders {
 /// What the driver needs to take other assignments up.
 pub(super) struct Watch {
     pub(super) member: Member,
-    pub(super) releases: Releases,
+    pub(super) sayings: Sayings,
     pub(super) news: Arc<News>,
     pub(super) events: SyncSender<Event>,
 }
@@ -68,13 +68,13 @@ impl Orders {
                 (topic, note) = (Some(log.control_topic()), Some(log.control_topic()));
                 drained = log.is_drained();
                 let assignment = log.assignment().unwrap_or_else(first);
-                if recovered.seat.has_others() || config.pods > 1 {
+                if recovered.seat.has_others() || config.pods > 1 || log.is_proposed() {
                     let number = assignment.number;
                     let news = Arc::new(News::new(std::thread::current()));
                     let changed = tell(number, Arc::clone(&news), events.clone());
                     let running = log.watch(Arc::clone(&urgent), changed).map_err(PodError::Thread)?;
-                    let (member, releases) = (log.member(), running.releases());
-                    watch = Some(Watch { member, releases, news, events: events.clone() });
+                    let (member, sayings) = (log.member(), running.sayings());
+                    watch = Some(Watch { member, sayings, news, events: events.clone() });
                     watching = Some(running);
                     Agreement::Topic(Box::new(log.control_topic()), log.board(), number)
                 } else {
@@ -139,7 +139,7 @@ fn tell(number: u64, news: Arc<News>, events: SyncSender<Event>) -> impl Fn(&Con
         if from != to {
             tracing::info!(from, to, "another assignment is in force");
         }
-        crash::around_if(from != to, Step::Notice, || news.tell(log.view.clone()));
+        crash::around_if(from != to, Step::Notice, || news.tell(log));
         if log.drained {
             let _ = events.send(Event::InputEnds);
         }

@@ -1,9 +1,10 @@
-//! Layout of the control topic's records: an assignment, a release of shards, a word on a savepoint, the job's origin, or the end of its input.
+//! Layout of the control topic's records: an assignment, a word on the next one, a release of shards, a word on a savepoint, the job's origin, or the
+//! end of its input.
 //!
 //! Owns the layout of a release and of a drain, and telling all apart. Which record counts is `ownership::View`'s and `savepoint::Board`'s to say.
 //!
 //! The first byte says what a record is and in which version: 1 an assignment (layout in `assignment`), 2 a release, 3 a savepoint's and 4 an
-//! origin (layouts in `savepoint::record`), 5 a drain.
+//! origin (layouts in `savepoint::record`), 5 a drain, 6 and 7 words on the next assignment (layouts in `proposal`).
 //!
 //! # Release, version 1 (all integers little-endian)
 //! `kind u8 = 2 | job u64 | number u64 | pod u16 | count u16 | shards u16 each | crc32 u32 of all before`.
@@ -12,6 +13,7 @@
 //! `kind u8 = 5 | job u64 | crc32 u32 of all before`.
 
 use crate::assignment::{Assignment, AssignmentError};
+use crate::proposal::{self, Proposal, Ready};
 use crate::savepoint::record::{self as savepoint, SavepointRecord};
 
 const RELEASE: u8 = 2;
@@ -23,6 +25,10 @@ const FIXED: usize = 21;
 pub enum ControlRecord {
     /// Who owns what from here on.
     Assignment(Assignment),
+    /// What the next assignment is to be.
+    Proposal(Proposal),
+    /// A pod is ready for it.
+    Ready(Ready),
     /// A pod has let go of shards.
     Release(Release),
     /// A pod's word on a savepoint.
@@ -63,6 +69,8 @@ impl ControlRecord {
     pub fn encode(&self, job: u64) -> Vec<u8> {
         match self {
             Self::Assignment(assignment) => assignment.encode(job),
+            Self::Proposal(proposal) => proposal.encode(job),
+            Self::Ready(ready) => ready.encode(job),
             Self::Release(release) => release.encode(job),
             Self::Savepoint(record) => record.encode(job),
             Self::Origin(location) => savepoint::encode_origin(job, location),
@@ -79,6 +87,8 @@ impl ControlRecord {
             Some(&RELEASE) => return Release::decode(job, value).map(Self::Release),
             Some(&savepoint::SAVEPOINT) => return SavepointRecord::decode(job, value).map(Self::Savepoint),
             Some(&savepoint::ORIGIN) => return savepoint::decode_origin(job, value).map(Self::Origin),
+            Some(&proposal::PROPOSAL) => return Proposal::decode(job, value).map(Self::Proposal),
+            Some(&proposal::READY) => return Ready::decode(job, value).map(Self::Ready),
             Some(&DRAIN) => return decode_drain(job, value).map(|()| Self::Drain),
             Some(_) | None => {}
         }

@@ -169,7 +169,7 @@ fn a_damaged_foreign_or_newer_record_is_refused() {
         assert_eq!(ControlRecord::decode(7, &damaged), Err(ControlError::Damaged), "byte {at}");
         assert_eq!(ControlRecord::decode(7, &bytes[..at]), Err(ControlError::Damaged), "cut at {at}");
     }
-    assert_eq!(ControlRecord::decode(7, &[&[6], &bytes[1..]].concat()), Err(ControlError::Kind(6)));
+    assert_eq!(ControlRecord::decode(7, &[&[8], &bytes[1..]].concat()), Err(ControlError::Kind(8)));
     assert_eq!(ControlRecord::decode(7, &[]), Err(ControlError::Damaged));
 }
 
@@ -207,7 +207,7 @@ proptest! {
         let alone = records.iter().filter_map(|record| match record {
             ControlRecord::Assignment(assignment) => Some(assignment.clone()),
             ControlRecord::Release(_)
-            | ControlRecord::Savepoint(_)
+            | ControlRecord::Proposal(_) | ControlRecord::Ready(_) | ControlRecord::Savepoint(_)
             | ControlRecord::Origin(_)
             | ControlRecord::Drain => None,
         });
