@@ -14,6 +14,7 @@ pub mod kafka;
 pub mod metrics;
 pub mod planted;
 pub mod pod;
+mod priority;
 pub mod reference;
 pub mod snapshot;
 pub mod state;

@@ -11,6 +11,8 @@ mod broker;
 mod distributed;
 #[path = "kafka_pods/held.rs"]
 mod held;
+#[path = "kafka_pods/proposed.rs"]
+mod proposed;
 #[path = "kafka_pods/rescale.rs"]
 mod rescale;
 #[path = "kafka_pods/soak.rs"]

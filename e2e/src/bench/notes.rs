@@ -24,8 +24,8 @@ const LARGE: &str = "all of this runs on two cores: the broker alone is busy for
      downloads and compacts a gigabyte takes the other (`top`, `perf`). The row says what the same gap is without it. Next: a broker and an object store on \
      machines of their own, and a limit for the rate of uploads.";
 
-const MOVED: &str = "a pod that is new fetches its shards when the others have given them up, with three pods, broker and object store on two cores (`top`). Next: \
-     a shard is given up when who gains it has its files.";
+const MOVED: &str = "who gains a shard has its state before it is given up; what is left is the last commit under the old owner, the release, the start of the new one \
+     and its first commit, with three pods, broker and object store on two cores (`top`). Next: as for `recovery`.";
 
 const NOTES: &[(&str, &str)] = &[
     ("state-memory", MEMTABLE),

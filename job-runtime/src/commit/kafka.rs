@@ -35,7 +35,7 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 
 use super::{CommitError, CommitLog, CommitRequest, KafkaOffset};
 use crate::crash::{self, Step};
-use crate::kafka::client::ConnectError;
+use crate::kafka::client::{ConnectError, ConsumerClient};
 use crate::kafka::ffi::ClientError;
 use crate::kafka::producer::TransactionalProducer;
 use crate::kafka::properties::KafkaProperties;
@@ -120,6 +120,8 @@ pub struct KafkaCommitLog {
     offsets: Offsets,
     placed: Placed,
     broken: Option<String>,
+    /// For a start. It stays: to end a client takes a tenth of a second.
+    group_reader: ConsumerClient,
     member: Member,
 }
 
@@ -131,6 +133,7 @@ impl KafkaCommitLog {
     pub fn fence(config: KafkaLogConfig) -> Result<Fenced, ConnectError> {
         let id = planted::own_id(names::transactional_id(&config.job_uid, config.ordinal));
         let mut producer = TransactionalProducer::new(&config.properties, &id)?;
+        let group_reader = offsets::group_reader(&config)?;
         let start = Instant::now();
         crash::asked(Step::Fence, || producer.init(config.deadline)).ok_or_else(|| no_answer(&config))??;
         tracing::info!(
@@ -138,10 +141,15 @@ impl KafkaCommitLog {
             ms = start.elapsed().as_millis() as u64,
             "fenced earlier processes of this pod"
         );
-        Ok(Fenced::new(config, producer))
+        Ok(Fenced::new(config, producer, group_reader))
     }
 
-    fn new(config: KafkaLogConfig, producer: TransactionalProducer, membership: Membership) -> Self {
+    fn new(
+        config: KafkaLogConfig,
+        producer: TransactionalProducer,
+        group_reader: ConsumerClient,
+        membership: Membership,
+    ) -> Self {
         let (job, changelog) = (local_log::job_hash(&config.job_uid), names::changelog_topic(&config.job_uid));
         let (offsets, placed) = (Offsets::new(&config), Placed::default());
         let member = Member::new(membership, config.ordinal, &config.job_uid);
@@ -155,6 +163,7 @@ impl KafkaCommitLog {
             offsets,
             placed,
             broken: None,
+            group_reader,
             member,
         }
     }

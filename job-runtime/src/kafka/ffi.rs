@@ -1,6 +1,6 @@
 //! The C calls of the Kafka client that have no safe equivalent, or only one that is too slow: batch produce, batch consume, queue events.
 //!
-//! With `cli::signals` the only module with `unsafe`. It owns [`RawProducer`] and [`PartitionReader`], and decides nothing.
+//! With `cli::signals` and `priority` the only module with `unsafe`. It owns [`RawProducer`] and [`PartitionReader`], and decides nothing.
 #![expect(unsafe_code, reason = "batch calls of librdkafka; every block says why it is sound")]
 
 mod producer;

@@ -3,7 +3,7 @@
 //! Owns the calls. What a message means is `dataflow::shuffle`'s; nothing is committed here (the position goes with the pod's transaction).
 //! Only what is committed is read.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -65,6 +65,8 @@ pub fn delete_before(properties: &KafkaProperties, offsets: &BTreeMap<(String, i
 /// Opens the partitions of a pod's shuffle topics.
 pub struct ShuffleClient {
     client: Arc<ConsumerClient>,
+    /// First offset and end of each, as of before the first was read: an answer to a question would wait behind a fetch.
+    edges: HashMap<(String, i32), (i64, i64)>,
     read: Mutex<Vec<ReadUpTo>>,
 }
 
@@ -86,11 +88,16 @@ impl ReadUpTo {
 }
 
 impl ShuffleClient {
-    /// A client that will read so many partitions. Nothing is read yet.
+    /// A client that will read these shards' partitions of these topics. Nothing is read yet.
     ///
     /// # Errors
-    /// When the client does not take a property.
-    pub fn new(properties: &KafkaProperties, partitions: usize) -> Result<Self, ConnectError> {
+    /// When the client does not take a property, or a topic's ends are not told.
+    pub fn new<'a>(
+        properties: &KafkaProperties,
+        topics: impl ExactSizeIterator<Item = &'a String>,
+        shards: &[ShardId],
+    ) -> Result<Self, ConnectError> {
+        let partitions = topics.len() * shards.len();
         // The client's bound is per partition when each has its own queue; a message must fit.
         let prefetch = (PREFETCH_KIB / partitions.max(1)).clamp(1 << 10, 8 << 10).to_string();
         let own = [
@@ -104,7 +111,12 @@ impl ShuffleClient {
             ("enable.auto.offset.store", "false"),
         ];
         let client = ConsumerClient::new(properties, &own, CONNECT_DEADLINE)?.serve()?;
-        Ok(Self { client: Arc::new(client), read: Mutex::default() })
+        let (shards, mut edges) = (shards.iter().map(|shard| i32::from(shard.0)).collect::<Vec<_>>(), HashMap::new());
+        for topic in topics {
+            let found = shards.iter().zip(client.all_watermarks(topic, &shards)?);
+            edges.extend(found.map(|(partition, edges)| ((topic.clone(), *partition), edges)));
+        }
+        Ok(Self { client: Arc::new(client), edges, read: Mutex::default() })
     }
 
     /// Reads a shard's partition of a topic from `next_offset` on. `wake` wakes the shard's worker; `moved` is told of every message taken.
@@ -125,7 +137,8 @@ impl ShuffleClient {
             servers: self.client.servers().to_owned(),
             reason,
         };
-        let (low, high) = self.client.watermarks(topic, partition)?;
+        let edges = self.edges.get(&(topic.to_owned(), partition)).copied();
+        let (low, high) = edges.ok_or_else(|| other("it was not asked for (a bug of Millstream)".to_owned()))?;
         if !(low..=high).contains(&next_offset) {
             return Err(other(format!(
                 "the shard is to read on at offset {next_offset}, and the partition holds offsets {low} to {high}; \

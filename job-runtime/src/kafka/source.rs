@@ -61,6 +61,8 @@ pub struct KafkaSourceFactory {
 #[derive(Clone)]
 struct Shared {
     client: Arc<ConsumerClient>,
+    /// Asks where partitions begin and end: on the connection of the other, each answer would wait behind a fetch.
+    lookups: Arc<ConsumerClient>,
     partitions: i32,
 }
 
@@ -174,7 +176,8 @@ impl KafkaSourceFactory {
     }
 
     fn make_client(&self) -> Result<Shared, ConnectError> {
-        let partitions = ConsumerClient::new(&self.properties, &[], CONNECT_DEADLINE)?.partitions(&self.topic)?;
+        let lookups = ConsumerClient::new(&self.properties, &[], CONNECT_DEADLINE)?;
+        let partitions = lookups.partitions(&self.topic)?;
         // The client's bound is per partition when each has its own queue.
         let prefetch = (PREFETCH_KIB / partitions.max(1)).clamp(1 << 10, 32 << 10).to_string();
         let own = [
@@ -188,7 +191,7 @@ impl KafkaSourceFactory {
             ("enable.partition.eof", "true"),
         ];
         let client = ConsumerClient::new(&self.properties, &own, CONNECT_DEADLINE)?.serve()?;
-        Ok(Shared { client: Arc::new(client), partitions })
+        Ok(Shared { client: Arc::new(client), lookups: Arc::new(lookups), partitions })
     }
 
     fn number(&self, id: &PartitionId) -> Result<i32, ConnectorError> {
@@ -276,7 +279,7 @@ impl SourceFactory for KafkaSourceFactory {
     fn partitions(&self) -> Result<Vec<PartitionId>, ConnectorError> {
         let shared = self.shared()?;
         let count = match self.discovery {
-            Some(_) => shared.client.partitions(&self.topic).map_err(|e| self.connect(&e))?,
+            Some(_) => shared.lookups.partitions(&self.topic).map_err(|e| self.connect(&e))?,
             None => shared.partitions,
         };
         Ok((0..count).map(|number| PartitionId(format!("{}-{number}", self.topic))).collect())
@@ -288,7 +291,7 @@ impl SourceFactory for KafkaSourceFactory {
         Opening { start, wake, stats }: Opening,
     ) -> Result<Box<dyn SourcePartition>, ConnectorError> {
         let (partition, shared) = (self.number(id)?, self.shared()?);
-        let (start, high) = self.start(&shared.client, partition, start)?;
+        let (start, high) = self.start(&shared.lookups, partition, start)?;
         stats.measure(Unit::Records, start.cast_unsigned(), Some(high.cast_unsigned()));
         shared.client.follow(&self.topic, partition, &stats);
         let decoder = self.format.decoder(&self.physical, &self.decoded);

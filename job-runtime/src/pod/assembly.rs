@@ -121,9 +121,12 @@ impl Pod {
         config.connectors.bounded = bounded(&config)?;
         seat::check(&config)?;
         let graph = Arc::new(config.planned.graph.clone());
+        let reached = |step| tracing::debug!(ms = started.elapsed().as_millis() as u64, "{step}");
         let mut sinks = open_sinks(&config, &graph.nodes)?;
         let store = SnapshotStore::open(&config, &directory)?;
+        reached("the sinks are there");
         let recovered = recover(&config, &directory, &sinks, store.as_ref(), monitor.stop_flag())?;
+        reached("the state is there");
         let sources = open_sources(&config, &graph.nodes)?;
         for sink in &mut sinks {
             if let SinkTarget::External(external) = &mut sink.target {
@@ -139,12 +142,15 @@ impl Pod {
         let ask = store.as_ref().zip(snapshots.as_ref());
         let kept = ask.map(|(store, running)| store.for_savepoints(&config, directory.job_uid(), running.ask()));
         let watching = orders.watching.take();
+        reached("the sources are there");
         let mut cast = Cast::place(&config, &sinks, sources, recovered, monitor)?;
+        reached("every partition is open");
         let discovery = cast.discovery.take();
         let savepoints = orders.start(&config, &cast, kept, monitor)?;
         let reassign = shards.reassign(&cast, watch);
         let beside = Beside { savepoints: &savepoints, reassign };
         let parts = cast.start(&config, Arc::clone(&graph), sinks, monitor, started, beside)?;
+        reached("the workers run");
         let driver = Driver::new(parts, Arc::clone(monitor), started);
         let savepoints = savepoints.thread;
         Ok(Self {

@@ -27,6 +27,7 @@ use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
 
 use super::store::{Body, Listing, ObjectStore, Put, StoreError};
+use crate::priority;
 
 /// One try of one call; the largest of our objects passes in it at a megabyte a second.
 const ATTEMPT: Duration = Duration::from_secs(90);
@@ -82,7 +83,9 @@ impl S3Bucket {
     /// # Errors
     /// When its threads cannot be started.
     pub fn new(place: &S3Place, cancel: &CancellationToken) -> Result<Self, StoreError> {
-        let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("s3").enable_all().build();
+        let mut runtime = Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).thread_name("s3").on_thread_start(priority::stand_back).enable_all();
+        let runtime = runtime.build();
         let runtime = runtime.map_err(|e| StoreError::Unavailable {
             place: place.to_string(),
             action: "start the client".into(),

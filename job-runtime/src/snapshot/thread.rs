@@ -19,6 +19,7 @@ use super::retain::{Keeper, Kept};
 use super::start::Restored;
 use super::take::{SavepointOf, StoredSavepoint, Taken, Taker};
 use crate::crash::{self, Step};
+use crate::priority;
 
 /// Asks that may wait.
 const ASKS: usize = 8;
@@ -221,7 +222,11 @@ impl Snapshots {
         let ((asks, asked), at_end) = (sync_channel(ASKS), work.taker.log.is_some());
         let thread = std::thread::Builder::new().name("snapshots".into());
         let stop = cancel.clone();
-        let join = thread.spawn(move || run(work, &asked, &stop))?;
+        let join = thread.spawn(move || {
+            // Rows go first.
+            priority::stand_back();
+            run(work, &asked, &stop);
+        })?;
         Ok(Self { asks, at_end, cancel, join: Some(join) })
     }
 

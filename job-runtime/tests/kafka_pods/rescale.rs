@@ -11,16 +11,16 @@ use rdkafka::{Offset, TopicPartitionList};
 use super::*;
 
 const SHARDS: u16 = 8;
-const ROUTES: i32 = 50;
+pub(super) const ROUTES: i32 = 50;
 /// The longest that the commits of a shard may be apart which does not move, beside what they are apart anyhow, and of one that does.
 const STAYS: i64 = 1_000;
 const MOVES: i64 = 10_000;
 
 /// By window's end and route: records.
-type Ticks = BTreeMap<(i64, String), i64>;
+pub(super) type Ticks = BTreeMap<(i64, String), i64>;
 
 /// Sends a record per millisecond, each partition in turn, until told to stop; returns what the windows must say.
-fn feed_and_count(input: &str, stop: &AtomicBool) -> Ticks {
+pub(super) fn feed_and_count(input: &str, stop: &AtomicBool) -> Ticks {
     let (feeder, mut sent) = (Feeder::new(), Ticks::new());
     for number in 0.. {
         if stop.load(Ordering::Relaxed) {
@@ -38,7 +38,7 @@ fn feed_and_count(input: &str, stop: &AtomicBool) -> Ticks {
     sent
 }
 
-fn counted(records: &[String]) -> Ticks {
+pub(super) fn counted(records: &[String]) -> Ticks {
     let mut found = Ticks::new();
     for record in records {
         let row: Value = serde_json::from_str(record).unwrap();
@@ -83,13 +83,18 @@ fn longest(commits: &[i64], from: i64, until: i64) -> i64 {
 impl Pods {
     /// Puts an assignment into force; returns when.
     fn assign(&self, assignment: &Assignment) -> i64 {
+        let now = now_ms();
+        self.say(&ControlRecord::Assignment(assignment.clone()));
+        now
+    }
+
+    /// Appends a record to the control topic.
+    pub(super) fn say(&self, record: &ControlRecord) {
         let producer: BaseProducer = ClientConfig::new().set("bootstrap.servers", servers()).create().unwrap();
         let (topic, job) = (names::control_topic(&self.uid), local_log::job_hash(&self.uid));
-        let value = ControlRecord::Assignment(assignment.clone()).encode(job);
-        let now = now_ms();
+        let value = record.encode(job);
         producer.send(BaseRecord::<(), [u8]>::to(&topic).partition(0).payload(&value)).map_err(|(e, _)| e).unwrap();
         producer.flush(Duration::from_secs(10)).unwrap();
-        now
     }
 
     fn count(&self, pod: usize, text: &str) -> usize {
@@ -97,11 +102,11 @@ impl Pods {
     }
 
     /// How often a pod has started, and taken an assignment up without a start.
-    fn turns(&self, pod: usize) -> (usize, usize) {
+    pub(super) fn turns(&self, pod: usize) -> (usize, usize) {
         (self.count(pod, "the pod is an owner"), self.count(pod, "another assignment is taken up"))
     }
 
-    fn wait_for_turns(&mut self, pod: usize, turns: (usize, usize)) {
+    pub(super) fn wait_for_turns(&mut self, pod: usize, turns: (usize, usize)) {
         let deadline = Instant::now() + Duration::from_secs(60);
         while self.turns(pod) != turns {
             let runs = self.running[pod].as_mut().is_some_and(Running::runs);

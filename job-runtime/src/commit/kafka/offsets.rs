@@ -59,6 +59,13 @@ impl Offsets {
     }
 }
 
+/// Reads the group's offsets. It looks for the group's broker at once, and again only half a second later if it has no connection yet: so a start makes it first.
+pub(super) fn group_reader(config: &KafkaLogConfig) -> Result<ConsumerClient, ConnectError> {
+    let group = config.group();
+    let own = [("group.id", group.as_str()), ("isolation.level", "read_committed")];
+    ConsumerClient::new(&config.properties, &own, config.deadline)
+}
+
 impl KafkaCommitLog {
     /// Where this job's earlier commits left the sources: only offsets with the job's own note, because a group that a user names may hold
     /// offsets of something else.
@@ -69,8 +76,7 @@ impl KafkaCommitLog {
         &self,
         partitions: &[(String, i32)],
     ) -> Result<BTreeMap<(String, i32), KafkaOffset>, ConnectError> {
-        let own = [("group.id", self.offsets.group()), ("isolation.level", "read_committed")];
-        let client = ConsumerClient::new(&self.config.properties, &own, self.config.deadline)?;
+        let client = &self.group_reader;
         let mut out = BTreeMap::new();
         for ((topic, partition), (next_offset, note)) in client.committed(partitions)? {
             let note = offset_note::decode(&self.config.job_uid, &note).map_err(|error| ConnectError::Other {

@@ -156,12 +156,13 @@ pub struct Fenced {
     config: KafkaLogConfig,
     job: u64,
     producer: TransactionalProducer,
+    group_reader: ConsumerClient,
 }
 
 impl Fenced {
-    pub(super) fn new(config: KafkaLogConfig, producer: TransactionalProducer) -> Self {
+    pub(super) fn new(config: KafkaLogConfig, producer: TransactionalProducer, group_reader: ConsumerClient) -> Self {
         let job = local_log::job_hash(&config.job_uid);
-        Self { config, job, producer }
+        Self { config, job, producer, group_reader }
     }
 
     /// Step 2 of a start: the internal topics, and what the pod owns. Who has nothing yet waits, and brings by `prepare` what it is to get.
@@ -228,9 +229,9 @@ impl Fenced {
     }
 }
 
-/// Reads what is committed.
+/// Reads what is committed. The end behind the last commit's marker shows only in a fetch that found nothing more: that one does not wait long.
 pub(super) fn committed_reader(config: &KafkaLogConfig) -> Result<ConsumerClient, ConnectError> {
-    let own = [("isolation.level", "read_committed"), ("enable.partition.eof", "true")];
+    let own = [("isolation.level", "read_committed"), ("enable.partition.eof", "true"), ("fetch.wait.max.ms", "10")];
     ConsumerClient::new(&config.properties, &own, config.deadline)
 }
 
@@ -330,6 +331,7 @@ impl Assigned {
         let records = crash::around(Step::Restore, || self.fenced.changelog_tail(&self.plain, stores))?;
         tracing::info!(records, ms = start.elapsed().as_millis() as u64, "state is at the end of the changelog");
         stores.iter().for_each(|store| self.membership.process.restored(store.shard().0));
-        Ok(KafkaCommitLog::new(self.fenced.config, self.fenced.producer, self.membership))
+        let Fenced { config, producer, group_reader, .. } = self.fenced;
+        Ok(KafkaCommitLog::new(config, producer, group_reader, self.membership))
     }
 }

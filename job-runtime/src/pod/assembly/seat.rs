@@ -209,8 +209,8 @@ impl Seat {
             return Ok(((0..workers).map(|_| None).collect(), Vec::new()));
         };
         let exchanges: Vec<_> = shuffle::exchanges(graph).collect();
-        let client = ShuffleClient::new(properties, exchanges.len() * self.own_shards().len())?;
         let topics = self.topics(graph);
+        let client = ShuffleClient::new(properties, topics.values(), &self.own_shards())?;
         let mut out = Vec::with_capacity(workers);
         for (worker, stores) in cast.stores.iter().enumerate() {
             let driver = std::thread::current();

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::commit::kafka::{ControlTopic, Prepare};
 use crate::pod::PodError;
+use crate::priority;
 use crate::snapshot::place::StorePlace;
 use crate::snapshot::start::{self, Restored, Sources};
 use crate::state::rocks::{FlushHandle, RocksDatabases, StoreGauge};
@@ -81,6 +82,10 @@ impl Moving {
         for ended in self.threads.extract_if(.., |thread| thread.is_finished()) {
             join(ended);
         }
+        let run = || {
+            priority::stand_back();
+            run();
+        };
         match std::thread::Builder::new().name(name.to_owned()).spawn(run) {
             Ok(thread) => self.threads.push(thread),
             Err(error) => {
