@@ -16,6 +16,9 @@ const ROUTES: i64 = 50;
 const BOUND: i64 = dataflow::shuffle::backlog::BOUND.messages as i64;
 /// Shards of the pod that does not read.
 const SHARDS: i64 = 4;
+/// A commit that the broker takes its time for seems to be rest. There are two at most: one whose outcome is awaited, one that follows it. Each is a
+/// message and a marker for each shard.
+const UNDER_WAY: i64 = 2 * 2 * SHARDS;
 /// The bound is reached after as many commits, which take what the machine gives them.
 const DEADLINE: Duration = Duration::from_secs(180);
 
@@ -107,7 +110,8 @@ fn a_pod_that_does_not_read_holds_the_sources_of_those_that_send_to_it() {
     while sent.load(Ordering::Relaxed) < then + 5_000 {
         std::thread::sleep(Duration::from_millis(50));
     }
-    assert_eq!(job.shuffled(), between, "input goes on and nothing more is sent to a pod that does not read");
+    let more = job.shuffled() - between;
+    assert!(more <= UNDER_WAY, "input goes on, and {more} offsets more are sent to a pod that does not read");
     job.running[1].as_ref().unwrap().signal("CONT");
     let deadline = Instant::now() + DEADLINE;
     while !job.shops[0].read(".stderr").contains("the sources go on") {
