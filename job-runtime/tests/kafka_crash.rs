@@ -105,7 +105,7 @@ fn points_of_a_checkpoint_and_a_savepoint_can_be_cut() {
 fn points_of_a_change_of_the_number_of_pods_can_be_cut() {
     let cases =
         ["reassign:lost:1 ordered", "last-commit:after:1 loses", "release:lost:1 loses", "fence:before:2 gains"];
-    let more = ["fence-loser:after:1 fences", "first-commit:lost:1 joins"];
+    let more = ["fence-loser:after:1 fences", "first-commit:lost:1 joins", "ready:lost:1 gains"];
     all(&short(&rescales::cases(), &[&cases[..], &more[..]].concat()), ALONE, rescales::cut);
 }
 
