@@ -155,6 +155,10 @@ impl Reassign {
         let Some(watched) = &mut self.watched else { return Now::Go };
         if let Some((view, proposed)) = watched.news.take() {
             (self.view, self.proposed, self.stale) = (Some(view), proposed, true);
+            // If it is not in there, it is said again: the proposal may have been taken back and made again.
+            if let Some((_, said)) = &mut self.preparing {
+                *said = false;
+            }
         }
         if self.ending {
             return Now::End;

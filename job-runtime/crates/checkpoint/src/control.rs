@@ -1,4 +1,5 @@
-//! The job's control topic as a whole: who owns what and what is proposed, savepoints under way, where the job's state came from, and whether its input has ended.
+//! The job's control topic as a whole: who owns what and what is proposed, savepoints under way, where the job's state came from, and whether its
+//! input has ended.
 //!
 //! Owns the fold of all records into one value. What each part means is in `ownership`, `proposal` and `savepoint`.
 

@@ -20,7 +20,7 @@ use crate::kafka::client::ConsumerClient;
 
 /// How often the control topic is looked at.
 const WORKING: Duration = Duration::from_millis(300);
-/// And while a savepoint is under way: sources stand still.
+/// And while a savepoint is under way, because sources stand still; and before the first look.
 const URGENT: Duration = Duration::from_millis(10);
 /// And while an assignment is proposed.
 const PROPOSED: Duration = Duration::from_millis(50);
@@ -78,7 +78,7 @@ impl Sayings {
         let asked = self.0.0.lock().unwrap_or_else(PoisonError::into_inner);
         let quiet = |asked: &mut Asked| asked.releases.is_empty() && asked.ready.is_none() && !asked.stop;
         let (mut asked, _) = self.0.1.wait_timeout_while(asked, period, quiet).unwrap_or_else(PoisonError::into_inner);
-        Asked { stop: asked.stop, ..std::mem::take(&mut *asked) }
+        std::mem::take(&mut *asked)
     }
 }
 
@@ -110,15 +110,6 @@ fn watch(config: &KafkaLogConfig, job: u64, asked: &Sayings, urgent: &AtomicBool
     let plain = [("isolation.level", "read_uncommitted"), ("enable.partition.eof", "true")];
     let Ok(client) = ConsumerClient::new(&config.properties, &plain, config.deadline) else { return };
     let (control, topic) = (Control { config, job, client: &client }, names::control_topic(&config.job_uid));
-    if let Ok(log) = control.read()
-        && let Some(proposal) = control.proposal(&log)
-    {
-        let Next { number, pods } = proposal.next;
-        tracing::info!(assignment = number, pods, "the number of pods has changed");
-        if let Err(error) = control.append_as(Step::Propose, &ControlRecord::Proposal(proposal)) {
-            tracing::warn!(%error, "cannot propose the next assignment; the next start of pod 0 tries again");
-        }
-    }
     let (mut seen, mut coming) = (-1, Coming::default());
     loop {
         let said = asked.wait(period(urgent, &coming));
@@ -141,12 +132,13 @@ fn watch(config: &KafkaLogConfig, job: u64, asked: &Sayings, urgent: &AtomicBool
                 }
             }
         }
+        coming.propose(&control);
         coming.put_into_force(&control);
     }
 }
 
 fn period(urgent: &AtomicBool, coming: &Coming) -> Duration {
-    if urgent.load(Ordering::Acquire) {
+    if urgent.load(Ordering::Acquire) || coming.log.view.in_force().is_none() {
         URGENT
     } else if coming.since.is_some() {
         PROPOSED
@@ -179,6 +171,8 @@ fn say(control: &Control<'_>, asked: &Sayings, said: Asked) {
 struct Coming {
     log: ControlLog,
     since: Option<(Next, Instant)>,
+    /// What the pod's settings say is proposed, or in force.
+    settled: bool,
 }
 
 impl Coming {
@@ -191,6 +185,23 @@ impl Coming {
         }
         self.since = before.or_else(|| Some((next?, Instant::now())));
         self.log = log;
+    }
+
+    /// Proposes once what the pod's settings say. If that fails, or it is not known whether it did, it is looked at again.
+    fn propose(&mut self, control: &Control<'_>) {
+        if self.settled || self.log.view.in_force().is_none() {
+            return;
+        }
+        let Some(proposal) = control.proposal(&self.log) else {
+            self.settled = true;
+            return;
+        };
+        let Next { number, pods } = proposal.next;
+        tracing::info!(assignment = number, pods, "the number of pods has changed");
+        match control.append_as(Step::Propose, &ControlRecord::Proposal(proposal)) {
+            Ok(()) => self.settled = true,
+            Err(error) => tracing::warn!(%error, "cannot propose the next assignment; trying again"),
+        }
     }
 
     /// What this pod has proposed, if the time has come. If that fails, or it is not known whether it did, it is looked at again.

@@ -207,7 +207,9 @@ proptest! {
         let alone = records.iter().filter_map(|record| match record {
             ControlRecord::Assignment(assignment) => Some(assignment.clone()),
             ControlRecord::Release(_)
-            | ControlRecord::Proposal(_) | ControlRecord::Ready(_) | ControlRecord::Savepoint(_)
+            | ControlRecord::Proposal(_)
+            | ControlRecord::Ready(_)
+            | ControlRecord::Savepoint(_)
             | ControlRecord::Origin(_)
             | ControlRecord::Drain => None,
         });
